@@ -1,0 +1,99 @@
+"""Train any config of mmdet, mmseg or mmpose: the union of the three hosts' train.py.
+
+python tools/train.py CONFIG [--data-root DIR] [--work-dir DIR] [--resume] [--amp] ...
+torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch
+
+What differs from the hosts: options are merged before the other arguments, so that an argument
+wins; ``data_root`` is a real option; wrong files and checkpoints stop the run before it starts.
+"""
+
+import argparse
+
+from _checks import StrictLoadHook, build_loop, check_amp, check_files, read_checkpoint
+from _cli import UsageError, build_runner, load_config, make_parser, run
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser('Train a detector, a segmentor or a pose estimator')
+    add = parser.add_argument
+    add(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the newest one in the work directory',
+    )
+    add('--amp', action='store_true', help='train in mixed precision (needs an accelerator)')
+    add('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch')
+    add('--no-validate', action='store_true', help='do not evaluate during training')
+    return parser.parse_args()
+
+
+def use_amp(cfg: Config) -> None:
+    """Switch the plain optimizer wrapper to the one with automatic mixed precision."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UsageError(
+            f'--amp replaces an OptimWrapper, got optim_wrapper.type={kind!r}; '
+            'set up mixed precision in that wrapper instead'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def scale_lr(cfg: Config) -> None:
+    """Let the runner scale the learning rate by batch size / base_batch_size."""
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise UsageError(
+            '--auto-scale-lr needs the batch size that the learning rate was chosen for, got a '
+            'config without it; add auto_scale_lr=dict(base_batch_size=GPUs * images per GPU)'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def resume(cfg: Config, checkpoint: str) -> None:
+    """Go on from a checkpoint, or from the newest one in the work directory ('auto')."""
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+    path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
+    if path is None:  # an automatic restart may find that the first run never got to a checkpoint
+        return
+    # The runner adopts the seed of the checkpoint only after it has built the sampler, which
+    # would then draw another order of the images than the interrupted run.
+    seed = read_checkpoint(path)['meta'].get('seed')
+    randomness = cfg.setdefault('randomness', dict(seed=seed))
+    randomness.setdefault('seed', seed)
+
+
+def main() -> None:
+    """Make the config that the command line asks for, check what it needs, and train."""
+    args = parse_args()
+    cfg = load_config(args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        use_amp(cfg)
+    check_amp(cfg)
+    if args.auto_scale_lr:
+        scale_lr(cfg)
+    if args.resume:
+        resume(cfg, args.resume)
+    elif cfg.get('load_from'):
+        read_checkpoint(cfg.load_from)
+    for split in ('train', 'val'):
+        check_files(cfg, split)
+
+    runner = build_runner(cfg)
+    # sharded strategies hold no complete model to compare with
+    if isinstance(runner, Runner):
+        runner.register_hook(StrictLoadHook(args.may_differ), 'VERY_LOW')
+    for split in ('train', 'val'):
+        build_loop(runner, split)
+    runner.train()
+
+
+if __name__ == '__main__':
+    run(main)
