@@ -1,0 +1,23 @@
+"""MMToken: vision transformers on clusters of tokens, for dense tasks in OpenMMLab.
+
+| paper | package | registered |
+| --- | --- | --- |
+| TCFormer (CVPR 2022) | ``mmtoken.tcformer`` | ``TCFormer``, ``MTA`` |
+
+Importing registers everything that the installed hosts allow in mmengine's root registries:
+``custom_imports = dict(imports=['mmtoken'])`` in a config is all that a user adds.
+"""
+
+import importlib.util
+
+if importlib.util.find_spec('mmengine') is None:
+    raise ImportError(
+        'mmtoken needs mmengine, which is not installed; run "pip install onedl-mmengine" (or '
+        '"pip install mmengine" next to the official mmcv, mmdet, mmseg and mmpose)'
+    )
+
+from .common.recorder import record_tokens
+from .tcformer import MTA, TCFormer
+
+__version__ = '0.1.0'
+__all__ = ['MTA', 'TCFormer', 'record_tokens']

@@ -1,0 +1,1 @@
+"""Words that all papers share; imports torch and mmengine only."""

@@ -1,0 +1,65 @@
+"""Multi-head attention on projected tokens; the one place that calls PyTorch's fused kernel.
+
+Letters: B batch, N queries, M keys, C channels, h heads, d = C / h.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .recorder import is_recording_attention, record_attention
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """``(B, N, C) -> (B, h, N, d)``; heads are the slow index of C."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """``(B, h, N, d) -> (B, N, C)``, the inverse of :func:`split_heads`."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def multi_head_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_heads: int,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """``softmax(q k^T / sqrt(d) + bias) v``, head by head.
+
+    While a recorder listens, the weights are computed explicitly (same maths, no fused kernel)
+    and handed to it.
+
+    Args:
+        q: ``(B, N, C)`` queries.
+        k: ``(B, M, C)`` keys.
+        v: ``(B, M, C)`` values.
+        num_heads: h; divides C.
+        bias: Added to the logits; broadcasts to ``(B, h, N, M)``.
+        dropout: Probability that a weight is dropped, in [0, 1); pass 0 in eval mode.
+
+    Returns:
+        ``(B, N, C)``.
+    """
+    q, k, v = (split_heads(x, num_heads) for x in (q, k, v))
+    if bias is not None:
+        bias = bias.to(q.dtype)
+    if is_recording_attention():
+        weights = attention_weights(q, k, bias)
+        record_attention(weights)
+        return merge_heads(F.dropout(weights, dropout) @ v)
+    return merge_heads(
+        F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    )
+
+
+def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Explicit attention weights of split heads -> ``(B, h, N, M)``; rows sum to 1."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(-1)

@@ -1,0 +1,155 @@
+"""The contract that every backbone of the suite keeps towards the hosts, written once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from .checkpoints import StrictInitModule
+
+
+def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[str]) -> dict:
+    """Look a shipped variant up by name, or check a dict of hyper-parameters.
+
+    Raises:
+        ValueError: Unknown name, or a dict with missing or misspelt keys.
+    """
+    if isinstance(arch, str):
+        if arch not in archs:
+            raise ValueError(
+                f'arch must be one of {sorted(archs)} or a dict with the keys {tuple(required)}, '
+                f'got {arch!r}; choose one of them'
+            )
+        return dict(archs[arch])
+    missing, unknown = set(required) - set(arch), set(arch) - set(required)
+    if missing or unknown:
+        raise ValueError(
+            f'arch as a dict needs exactly the keys {tuple(required)}, got {sorted(arch)}: '
+            f'missing {sorted(missing)}, unknown {sorted(unknown)}'
+        )
+    return dict(arch)
+
+
+class Backbone(StrictInitModule):
+    """Base of all backbones: outputs, freezing, checkpointing, layer depth.
+
+    A subclass builds its stages, then sets ``stage_modules`` and ``depths``. Stages after the
+    last of ``out_indices`` must not be built, so that no parameter is left without a gradient.
+
+    Args:
+        num_stages: Number of stages of the full architecture.
+        out_indices: Stages to return, counted from 0, rising.
+        frozen_stages: -1: train everything; k >= 0: the stem and the first k stages keep their
+            values and stay in eval mode.
+        norm_eval: Keep batch norms in eval mode while training.
+        with_cp: Recompute block activations in the backward pass to save memory.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly.
+
+    Attributes:
+        out_channels: Channels of each returned map.
+        out_strides: Stride of each returned map; its size is ``ceil(side / stride)``.
+    """
+
+    out_channels: tuple[int, ...]
+    out_strides: tuple[int, ...]
+
+    def __init__(
+        self,
+        num_stages: int,
+        out_indices: Sequence[int],
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        out_indices = tuple(out_indices)
+        in_range = all(0 <= index < num_stages for index in out_indices)
+        if not out_indices or not in_range or list(out_indices) != sorted(set(out_indices)):
+            raise ValueError(
+                f'out_indices must be rising stage numbers in [0, {num_stages - 1}], got '
+                f'{out_indices}; for example (0, 1, 2, 3)'
+            )
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'frozen_stages must lie in [-1, {num_stages}], got {frozen_stages}; -1 freezes '
+                'nothing, 0 the stem'
+            )
+        self.out_indices = out_indices
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        # names of the modules of the stem (entry 0) and of each stage that is built
+        self.stage_modules: list[list[str]] = []
+        self.depths: tuple[int, ...] = ()
+
+    def finish(self) -> None:
+        """Freeze what is to be frozen; a subclass calls it at the end of its constructor."""
+        for module in self._frozen_modules():
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+
+    def _frozen_modules(self) -> Iterator[nn.Module]:
+        for names in self.stage_modules[: self.frozen_stages + 1]:
+            for name in names:
+                yield self.get_submodule(name)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set the training mode; frozen stages (and norms with ``norm_eval``) stay in eval."""
+        super().train(mode)
+        if mode:
+            for module in self._frozen_modules():
+                module.eval()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def run_block(self, block: nn.Module, *args: Any) -> Any:
+        """Call a block, under activation checkpointing when asked for and training."""
+        if self.with_cp and self.training:
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning-rate decay (mmpretrain's convention).
+
+        The stem has depth 0, block i (counted from 1 over all stages) depth i together with
+        the transition before it and the norm after it, everything else the largest depth.
+
+        Args:
+            param_name: Qualified name of a parameter.
+            prefix: What precedes the backbone's own names, e.g. ``'backbone.'``.
+
+        Returns:
+            The depth and the number of depths; decay by ``rate ** (number - depth - 1)``.
+        """
+        num_layers = sum(self.depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        name = param_name[len(prefix) :]
+        for stage, names in enumerate(self.stage_modules):
+            for module in names:
+                if name.startswith(module + '.'):
+                    return self._depth_in_stage(stage, module, name), num_layers
+        return num_layers - 1, num_layers
+
+    def _depth_in_stage(self, stage: int, module: str, name: str) -> int:
+        if stage == 0:
+            return 0
+        before = sum(self.depths[: stage - 1])
+        block = re.match(rf'{re.escape(module)}\.(\d+)\.', name)
+        if block:
+            return before + int(block.group(1)) + 1
+        is_transition = self.stage_modules[stage].index(module) == 0
+        return before + (1 if is_transition else self.depths[stage - 1])
+
+    def select(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The stages to return, high to low resolution."""
+        return tuple(stages[index] for index in self.out_indices)

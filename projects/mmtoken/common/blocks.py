@@ -1,0 +1,93 @@
+"""Building blocks that papers share: stochastic depth, the convolutional MLP, initial values."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from .checks import HW, check_range
+
+
+class DropPath(nn.Module):
+    """Drop the residual branch of whole samples (stochastic depth, arXiv:1603.09382).
+
+    Args:
+        drop_path: Probability that a sample's branch is dropped, in [0, 1).
+
+    Shape:
+        - x: ``(B, ...)``; returned in the same shape, the kept samples scaled by
+          ``1 / (1 - drop_path)``.
+    """
+
+    def __init__(self, drop_path: float = 0.0) -> None:
+        super().__init__()
+        check_range('drop_path', drop_path, 0.0, 1.0)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0.0:
+            return x
+        keep = 1.0 - self.drop_path
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * mask / keep
+
+    def extra_repr(self) -> str:
+        return f'drop_path={self.drop_path:.3f}'
+
+
+def drop_path_rates(drop_path_rate: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Linearly rising rates from 0 to ``drop_path_rate``, one list per stage."""
+    check_range('drop_path_rate', drop_path_rate, 0.0, 1.0)
+    rates = torch.linspace(0, drop_path_rate, sum(depths), dtype=torch.float64).tolist()
+    starts = [sum(depths[:i]) for i in range(len(depths))]
+    return [rates[start : start + depth] for start, depth in zip(starts, depths)]
+
+
+class ConvMlp(nn.Module):
+    """MLP with a 3x3 depthwise convolution between its layers, for tokens on a grid (PVTv2).
+
+    Args:
+        dim: C.
+        hidden_dim: Width between the two layers.
+        drop: Dropout after each layer, in [0, 1).
+
+    Shape:
+        - x: ``(B, H*W, C)`` in raster order, returned in the same shape.
+        - hw: the grid, ``(H, W)``.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        # named dwconv.dwconv in released checkpoints
+        self.dwconv = nn.Sequential(
+            OrderedDict(dwconv=nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim))
+        )
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, hw: HW) -> Tensor:
+        x = self.fc1(x)
+        x = self.dwconv(x.transpose(1, 2).unflatten(2, hw)).flatten(2).transpose(1, 2)
+        return self.drop(self.fc2(self.drop(self.act(x))))
+
+
+def init_vit_weights(module: nn.Module) -> None:
+    """Initial values of PVT-like transformers, for ``model.apply``.
+
+    Linear: truncated normal, std 0.02, bias 0. Conv2d: normal, std ``sqrt(2 / fan_out)``, bias 0.
+    Norms and the Conv1d ``skip`` of TCFormer keep PyTorch's own (1 / 0, and Kaiming uniform).
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

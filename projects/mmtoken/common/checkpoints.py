@@ -1,0 +1,262 @@
+"""Load released weights strictly: every difference is declared, or it is an error.
+
+The hosts load ``init_cfg`` weights non-strictly, which turns a wrong file into a silently
+random model. Here the report lists what happened and anything undeclared raises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+# Weights of an exponential moving average come last: asking for them is a choice.
+CONTAINERS = ('state_dict', 'model')
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each key; a tuple of keys per fate.
+
+    Args:
+        loaded: Taken from the file.
+        resized: Taken from the file after a declared change of shape.
+        reinitialized: Declared to keep their initial value.
+        ignored: In the file, declared to be left out.
+        missing: In the model, not in the file, undeclared.
+        unexpected: In the file, not in the model, undeclared.
+        mismatched: ``'key: file shape -> model shape'``, undeclared.
+    """
+
+    loaded: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    reinitialized: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        fates = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        return ', '.join(f'{len(keys)} {name}' for name, keys in fates)
+
+    def details(self, most: int = 8) -> str:
+        """Lines naming the keys of every undeclared fate."""
+        lines = []
+        for fate in ('missing', 'unexpected', 'mismatched'):
+            keys = getattr(self, fate)
+            if keys:
+                more = f' ... and {len(keys) - most} more' if len(keys) > most else ''
+                lines.append(f'  {fate}: ' + ', '.join(keys[:most]) + more)
+        return '\n'.join(lines)
+
+
+def _safe_globals() -> list:
+    """Harmless classes that mmengine and the authors' scripts put beside the weights."""
+    numpy_core = np._core if hasattr(np, '_core') else np.core
+    dtypes = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u1', 'b1', 'U1')}
+    return [
+        argparse.Namespace,
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        numpy_core.multiarray._reconstruct,
+        numpy_core.multiarray.scalar,
+        *dtypes,
+    ]
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint file or URL with ``weights_only=True``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is truncated, or holds more than weights.
+    """
+    if str(path).startswith(('http://', 'https://')):
+        return torch.hub.load_state_dict_from_url(
+            str(path), map_location='cpu', weights_only=True, progress=True
+        )
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'the checkpoint must be an existing file, got {str(path)!r}; check the path or '
+            'download the file first'
+        )
+    try:
+        with torch.serialization.safe_globals(_safe_globals()):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        size = path.stat().st_size
+        raise ValueError(
+            f'the checkpoint {str(path)!r} ({size} bytes) is no readable weights file, got '
+            f'"{str(error).splitlines()[0]}"; it may be truncated (download or copy it again) or '
+            'hold pickled objects (re-save only its state_dict)'
+        ) from error
+
+
+def read_state_dict(path: str | Path, prefix: str = '') -> dict[str, Tensor]:
+    """The named tensors of a checkpoint, out of its container.
+
+    Unpacks ``{'state_dict': ...}`` and ``{'model': ...}``, strips ``module.`` of DataParallel,
+    and keeps what starts with ``prefix``, stripped of it.
+
+    Args:
+        path: File or URL.
+        prefix: For example ``'backbone.'`` to take the backbone out of a pose estimator.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is unreadable, holds no tensors, or no key has the prefix.
+    """
+    state = read_checkpoint(path)
+    for container in CONTAINERS:
+        if isinstance(state, dict) and isinstance(state.get(container), dict):
+            state = state[container]
+            break
+    tensors = {}
+    if isinstance(state, dict):
+        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        keys = list(state)[:5] if isinstance(state, dict) else type(state).__name__
+        raise ValueError(
+            f'a checkpoint must hold named tensors (plain, or under one of {CONTAINERS}), got '
+            f'{keys} in {str(path)!r}; pass a file of weights'
+        )
+    tensors = {key.removeprefix('module.'): value for key, value in tensors.items()}
+    if prefix:
+        found = {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+        if not found:
+            heads = sorted({key.split('.')[0] + '.' for key in tensors})
+            raise ValueError(
+                f'no key of {str(path)!r} starts with prefix={prefix!r}; its keys start with '
+                f'{heads[:8]}; correct prefix in init_cfg'
+            )
+        tensors = found
+    return tensors
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
+    return any(re.match(pattern, key) for pattern in patterns)
+
+
+def load_state_dict_strict(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    *,
+    source: str = 'the state dict',
+    reinitialize: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> LoadReport:
+    """Copy tensors into ``model``; raise unless every difference was declared.
+
+    A model may define ``prepare_state_dict(state) -> (state, resized)``, which renames and
+    resizes what it knows, and ``checkpoint_ignore``, patterns of keys that released files carry
+    and it has no use for (a classification head).
+
+    Args:
+        model: The module to load into.
+        state: Its tensors by name.
+        source: Where they come from, for messages.
+        reinitialize: Regular expressions (matched from the start of a key) of model keys that
+            keep their initial value, whether the file has them or not.
+        ignore: Regular expressions of keys in the file to leave out.
+
+    Returns:
+        The report; it is logged too.
+
+    Raises:
+        ValueError: Undeclared missing, unexpected or mismatched keys, all named.
+    """
+    reinitialize, ignore = tuple(reinitialize), (*ignore, *getattr(model, 'checkpoint_ignore', ()))
+    resized: tuple[str, ...] = ()
+    if hasattr(model, 'prepare_state_dict'):
+        state, resized = model.prepare_state_dict(state)
+    own = model.state_dict()
+    fresh = [key for key in own if _matches(key, reinitialize)]
+    ignored = [key for key in state if key not in own and _matches(key, ignore)]
+    given = {k: v for k, v in state.items() if k not in ignored and k not in fresh}
+    wanted = [key for key in own if key not in fresh]
+    fits = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+    report = LoadReport(
+        loaded=tuple(key for key in fits if key not in resized),
+        resized=tuple(resized),
+        reinitialized=tuple(fresh),
+        ignored=tuple(ignored),
+        missing=tuple(key for key in wanted if key not in given),
+        unexpected=tuple(key for key in given if key not in own),
+        mismatched=tuple(
+            f'{key}: {tuple(given[key].shape)} -> {tuple(own[key].shape)}'
+            for key in wanted
+            if key in given and key not in fits
+        ),
+    )
+    if report.missing or report.unexpected or report.mismatched:
+        raise ValueError(
+            f'{source} does not fit {type(model).__name__} ({report}):\n{report.details()}\n'
+            'Nothing was loaded. Use the checkpoint of this architecture, or declare the '
+            "differences: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=..., "
+            "reinitialize=('regex',), ignore=('regex',))"
+        )
+    with torch.no_grad():
+        for key, value in fits.items():
+            own[key].copy_(value)
+    print_log(f'{type(model).__name__} from {source}: {report}', logger='current')
+    return report
+
+
+def load_checkpoint_strict(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    prefix: str = '',
+    reinitialize: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> LoadReport:
+    """:func:`read_state_dict`, then :func:`load_state_dict_strict`."""
+    return load_state_dict_strict(
+        model,
+        read_state_dict(path, prefix),
+        source=str(path),
+        reinitialize=reinitialize,
+        ignore=ignore,
+    )
+
+
+class StrictInitModule(BaseModule):
+    """A registered module whose ``init_cfg=dict(type='Pretrained', ...)`` loads strictly.
+
+    Initial values are set by the constructor, so ``init_weights``, which a Runner calls before
+    it trains, never undoes what was loaded by hand.
+    """
+
+    def init_weights(self) -> None:
+        """Load the ``Pretrained`` weights of ``init_cfg``; other kinds are mmengine's."""
+        cfg = self.init_cfg
+        if not (isinstance(cfg, dict) and cfg.get('type') == 'Pretrained'):
+            super().init_weights()
+            return
+        cfg = {key: value for key, value in cfg.items() if key not in ('type', 'map_location')}
+        if 'checkpoint' not in cfg:
+            raise ValueError(
+                f"init_cfg of type 'Pretrained' needs a checkpoint, got {sorted(cfg)}; add "
+                'checkpoint=PATH'
+            )
+        known = ('checkpoint', 'prefix', 'reinitialize', 'ignore')
+        unknown = sorted(set(cfg) - set(known))
+        if unknown:
+            raise ValueError(f'init_cfg knows {known}, got {unknown}; remove or correct them')
+        load_checkpoint_strict(self, cfg.pop('checkpoint'), **cfg)
+        self._is_init = True

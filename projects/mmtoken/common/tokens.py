@@ -1,0 +1,241 @@
+"""Token sets: clustered tokens, the grid cells they own, and the way to a feature map and back.
+
+A stage-1 patch grid of ``H0 x W0`` cells is fixed for one image; every token owns some of its
+cells, and a map cell covers some of them too, so that cells are the currency between both:
+
+    tokens (B, N, C)  --assign_idx-->  cells (B, N0)  --nearest lookup-->  map (B, C, H, W)
+
+Source: TCFormer (CVPR 2022), Sec. 3.2-3.3, "token-to-map" and "map-to-token".
+
+Letters: B batch, N tokens, N0 = H0*W0 grid cells, C channels, H x W map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .checks import HW, check_shape
+
+# The released models divide by (count + EPS); the factor 1 / (1 + EPS) stays even in pure
+# nearest-neighbour up-sampling and is part of the weights' numerics.
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Groups of rows to be summed, in compressed form; the value behind every pooling here.
+
+    Args:
+        rows: ``(R,)`` row numbers, bag after bag.
+        offsets: ``(K,)`` where each of the K bags starts in ``rows``.
+    """
+
+    rows: Tensor
+    offsets: Tensor
+
+    def sum(self, table: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Sum (optionally weighted) rows of ``table (T, C)`` within each bag -> ``(K, C)``.
+
+        One fused gather and segment sum: no ``(R, C)`` copy, no atomics, hence bitwise
+        repeatable on every device.
+        """
+        return F.embedding_bag(
+            self.rows, table, self.offsets, mode='sum', per_sample_weights=weights
+        )
+
+
+def nearest_cells(source: int, target: int, device: torch.device) -> Tensor:
+    """For each of ``target`` positions the nearest of ``source``, as PyTorch's resize has it.
+
+    The scale is a float32 number on purpose: that is what the released models were trained with.
+    """
+    scale = torch.tensor(source, dtype=torch.float32, device=device) / target
+    steps = torch.arange(target, dtype=torch.float32, device=device)
+    return (steps * scale).floor().clamp(max=source - 1).long()
+
+
+def map_index(init_hw: HW, hw: HW, device: torch.device) -> Tensor:
+    """Flat index of the ``hw`` map cell that covers each initial grid cell -> ``(N0,)``."""
+    rows = nearest_cells(hw[0], init_hw[0], device)
+    cols = nearest_cells(hw[1], init_hw[1], device)
+    return (rows[:, None] * hw[1] + cols).flatten()
+
+
+def group_rows(index: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort positions by the group they belong to.
+
+    Args:
+        index: ``(B, R)`` group of each position, in [0, num_groups).
+        num_groups: K.
+
+    Returns:
+        ``order (B, R)`` positions sorted by group (stable), ``counts (B, K)`` and flat
+        ``offsets (B*K,)`` of the groups in the flattened order.
+    """
+    order = index.argsort(dim=1, stable=True)
+    counts = index.new_zeros(index.shape[0], num_groups)
+    counts.scatter_add_(1, index, torch.ones_like(index))
+    flat = counts.flatten()
+    return order, counts, flat.cumsum(0) - flat
+
+
+def flatten_rows(index: Tensor, rows_per_sample: int) -> Tensor:
+    """Per-sample row numbers ``(B, R)`` -> rows of the ``(B*rows_per_sample, C)`` table."""
+    shift = torch.arange(index.shape[0], device=index.device)[:, None] * rows_per_sample
+    return (index + shift).flatten()
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """Tokens of one stage and the grid cells they own. Immutable: blocks return new ones.
+
+    Args:
+        x: ``(B, N, C)`` token features.
+        assign_idx: ``(B, N0)`` long; the token that owns each initial grid cell.
+        token_weight: ``(B, N0, 1)`` product of the merge weights on the way; detached.
+        init_hw: ``(H0, W0)``, the stage-1 grid; N0 = H0*W0.
+        hw: ``(H, W)``, nominal map size of this stage.
+        on_grid: Tokens are the grid cells themselves in raster order, so that a map of
+            ``init_hw`` is a view.
+    """
+
+    x: Tensor
+    assign_idx: Tensor
+    token_weight: Tensor
+    init_hw: HW
+    hw: HW
+    on_grid: bool = False
+    # what blocks of one stage share: filled once, on first use, by `_cells` and `_map_bags`
+    _cache: dict = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_map(cls, feature_map: Tensor) -> TokenSet:
+        """Each cell of a map ``(B, C, H, W)`` becomes a token that owns itself."""
+        batch, _, height, width = feature_map.shape
+        cells = torch.arange(height * width, device=feature_map.device)
+        return cls(
+            x=feature_map.flatten(2).transpose(1, 2),
+            assign_idx=cells.expand(batch, -1),
+            token_weight=feature_map.new_ones(batch, height * width, 1),
+            init_hw=(height, width),
+            hw=(height, width),
+            on_grid=True,
+        )
+
+    def with_x(self, x: Tensor) -> TokenSet:
+        """The same tokens with new features ``(B, N, C')``; pooling structures are shared."""
+        return replace(self, x=x)
+
+    def with_hw(self, hw: HW) -> TokenSet:
+        """The same tokens, to be seen as a map of another nominal size."""
+        return replace(self, hw=hw)
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return self.x.shape[1]
+
+    def is_raster(self, hw: HW) -> bool:
+        """Whether a map of size ``hw`` is a mere view of the tokens."""
+        return self.on_grid and tuple(hw) == tuple(self.init_hw)
+
+    def _cells(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Cells sorted by owner ``(B, N0)``, cells per token ``(B, N)``, flat offsets."""
+        if 'cells' not in self._cache:
+            self._cache['cells'] = group_rows(self.assign_idx, self.num_tokens)
+        return self._cache['cells']
+
+    def _cell_weights(self) -> Tensor:
+        """Share ``(B*N0,)`` of each cell, sorted by owner, in the token that owns it."""
+        if 'weights' not in self._cache:
+            order, _, offsets = self._cells()
+            weights = self.token_weight.squeeze(2).gather(1, order).flatten()
+            rows = torch.arange(weights.numel(), device=weights.device)
+            totals = Bags(rows, offsets).sum(weights[:, None])  # B*N 1
+            owner = flatten_rows(self.assign_idx.gather(1, order), self.num_tokens)
+            self._cache['weights'] = weights / (totals[owner, 0] + EPS)
+        return self._cache['weights']
+
+    def _map_bags(self, hw: HW) -> tuple[Bags, Tensor]:
+        """Bags of tokens per map cell, and the number of grid cells ``(1, H*W, 1)`` in each."""
+        key = ('map', tuple(hw))
+        if key not in self._cache:
+            index = map_index(self.init_hw, hw, self.x.device)[None]
+            order, counts, _ = group_rows(index, hw[0] * hw[1])
+            batch = self.x.shape[0]
+            tokens = self.assign_idx[:, order[0]]  # B N0, sorted by map cell
+            per_sample = counts.repeat(batch, 1).flatten()
+            bags = Bags(
+                flatten_rows(tokens, self.num_tokens), per_sample.cumsum(0) - per_sample
+            )
+            self._cache[key] = bags, counts[..., None]
+        return self._cache[key]
+
+
+def tokens_to_map(tokens: TokenSet, hw: HW | None = None) -> Tensor:
+    """Average the tokens that fall into each map cell.
+
+    Each map cell is the mean over the initial grid cells inside it of the features of the
+    tokens that own them; ``token_weight`` plays no part.
+
+    Args:
+        tokens: N tokens.
+        hw: Size of the map; ``tokens.hw`` by default.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    height, width = hw or tokens.hw
+    if tokens.is_raster((height, width)):
+        return tokens.x.transpose(1, 2).unflatten(2, (height, width))
+    bags, counts = tokens._map_bags((height, width))
+    batch, _, dim = tokens.x.shape
+    pooled = bags.sum(tokens.x.reshape(-1, dim)).view(batch, -1, dim)  # B H*W C
+    pooled = pooled / (counts + EPS).to(pooled.dtype)
+    return pooled.transpose(1, 2).unflatten(2, (height, width))
+
+
+def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
+    """Give each token the mean of the map over the grid cells that it owns.
+
+    Args:
+        feature_map: ``(B, C, H, W)``, any H and W.
+        tokens: N tokens; only their ownership of cells is used.
+
+    Returns:
+        ``(B, N, C)``.
+    """
+    check_shape('feature_map', feature_map, 'B C H W')
+    batch, dim, height, width = feature_map.shape
+    cells = feature_map.flatten(2).transpose(1, 2)  # B H*W C
+    if tokens.is_raster((height, width)):
+        return cells
+    order, counts, offsets = tokens._cells()
+    source = map_index(tokens.init_hw, (height, width), feature_map.device)[order]  # B N0
+    bags = Bags(flatten_rows(source, height * width), offsets)
+    spread = bags.sum(cells.reshape(-1, dim)).view(batch, -1, dim)  # B N C
+    return spread / (counts[..., None] + EPS).to(spread.dtype)
+
+
+def interpolate_tokens(target: TokenSet, source: TokenSet) -> Tensor:
+    """Carry features from one clustering of the grid to another, cell by cell.
+
+    Target token t is the mean, weighted by the target's ``token_weight``, of the source
+    features over the grid cells that t owns (TCFormer, Sec. 3.3, token upsampling).
+
+    Args:
+        target: T tokens; their ownership of cells and their weights are used.
+        source: S tokens on the same initial grid; their features are used.
+
+    Returns:
+        ``(B, T, C)``.
+    """
+    order, _, offsets = target._cells()
+    batch, _, dim = source.x.shape
+    bags = Bags(flatten_rows(source.assign_idx.gather(1, order), source.num_tokens), offsets)
+    weights = target._cell_weights().to(source.x.dtype)
+    return bags.sum(source.x.reshape(-1, dim), weights).view(batch, -1, dim)

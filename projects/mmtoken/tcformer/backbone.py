@@ -1,0 +1,226 @@
+"""TCFormer: a transformer that clusters tokens instead of pooling a grid (arXiv:2204.08680).
+
+Stage 1 works on the stride-4 grid; stages 2-4 on tokens that stand for freely shaped regions,
+merged by a CTM block between stages. Parameter names are those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..common.backbone import Backbone, resolve_arch
+from ..common.blocks import drop_path_rates, init_vit_weights
+from ..common.checks import check_choice, check_divides, check_image, check_length, check_range
+from ..common.embed import OverlapPatchEmbed
+from ..common.recorder import record_stage, start_record
+from ..common.tokens import TokenSet, tokens_to_map
+from .blocks import TokenBlock
+from .merging import ClusteringTokenMerge
+
+_RELEASED = dict(
+    embed_dims=(64, 128, 320, 512),
+    num_heads=(1, 2, 5, 8),
+    mlp_ratios=(8, 8, 4, 4),
+    sr_ratios=(8, 4, 2, 1),
+)
+ARCHS = {
+    'light': dict(depths=(2, 2, 2, 2), **_RELEASED),
+    'base': dict(depths=(3, 4, 6, 3), **_RELEASED),
+    'large': dict(depths=(3, 8, 27, 3), **_RELEASED),
+}
+NUM_STAGES = 4
+
+
+@MODELS.register_module()
+class TCFormer(Backbone):
+    """Token Clustering Transformer.
+
+    Args:
+        arch: ``'light'``, ``'base'``, ``'large'``, or a dict with ``depths``, ``embed_dims``,
+            ``num_heads``, ``mlp_ratios`` and ``sr_ratios``, four entries each.
+        out_type: ``'tokens'``: a tuple of token sets, for :class:`MTA`; ``'maps'``: a tuple of
+            ``(B, C, H, W)``, for any neck of the hosts.
+        in_channels: Channels of the image.
+        out_indices: Stages to return, counted from 0; later stages are not built.
+        sample_ratios: Merged tokens per token at the three transitions, in (0, 1].
+        num_neighbors: k of the clustering density; ``min(k, N)`` is used for N tokens.
+        local_parts: None clusters globally, as published. ``(4, 2, 1)`` clusters within 4x4,
+            2x2 and 1 parts of the image (TCFormerV2's idea): same weights, another function,
+            and the way to large images.
+        density_noise: Uniform noise on the density while training; 1e-6 in the released
+            recipe. Evaluation is always free of noise.
+        patch_norm_eps: Epsilon of the patch-embedding norm: 1e-5 for weights of the authors'
+            repository, 1e-6 for weights trained in mmpose 0.x.
+        qkv_bias: Whether q, k and v have a bias.
+        drop_rate: Dropout after projections and in MLPs, in [0, 1).
+        attn_drop_rate: Dropout on attention weights, in [0, 1).
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        frozen_stages: See :class:`~mmtoken.common.backbone.Backbone`.
+        norm_eval: See :class:`~mmtoken.common.backbone.Backbone`.
+        with_cp: See :class:`~mmtoken.common.backbone.Backbone`.
+        init_cfg: See :class:`~mmtoken.common.backbone.Backbone`.
+
+    Shape:
+        - image: ``(B, in_channels, H, W)``, each side at least 29 pixels for the released
+          ``sr_ratios``.
+        - returns: a tuple; entry i has stride ``out_strides[i]``, i.e. nominal map size
+          ``ceil(side / stride)``, and ``out_channels[i]`` channels.
+
+    Raises:
+        ValueError: Arguments or an input out of range; the message says how to mend it.
+    """
+
+    # released classification files carry a head that dense tasks have no use for
+    checkpoint_ignore = (r'head\.',)
+
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        out_type: str = 'tokens',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        sample_ratios: Sequence[float] = (0.25, 0.25, 0.25),
+        num_neighbors: int = 5,
+        local_parts: Sequence[int] | None = None,
+        density_noise: float = 0.0,
+        patch_norm_eps: float = 1e-5,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(NUM_STAGES, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        spec = resolve_arch(arch, ARCHS, tuple(ARCHS['base']))
+        check_choice('out_type', out_type, ('tokens', 'maps'))
+        self._check(spec, sample_ratios, num_neighbors, local_parts, density_noise)
+        for name, rate in (('drop_rate', drop_rate), ('attn_drop_rate', attn_drop_rate)):
+            check_range(name, rate, 0.0, 1.0)
+        self.out_type = out_type
+        self.in_channels = in_channels
+        dims, depths = tuple(spec['embed_dims']), tuple(spec['depths'])
+        built = max(self.out_indices) + 1
+        rates = drop_path_rates(drop_path_rate, depths)
+        strides = (4, 8, 16, 32)
+        self.out_channels = tuple(dims[i] for i in self.out_indices)
+        self.out_strides = tuple(strides[i] for i in self.out_indices)
+        # the map of each stage must hold at least one sr x sr window
+        self.min_side = max(
+            stride * (sr - 1) + 1 for stride, sr in zip(strides[:built], spec['sr_ratios'])
+        )
+
+        self.patch_embed1 = OverlapPatchEmbed(in_channels, dims[0], norm_eps=patch_norm_eps)
+        self.stage_modules.append(['patch_embed1'])
+        for stage in range(built):
+            number = stage + 1
+            names = [f'block{number}', f'norm{number}']
+            if stage > 0:
+                names.insert(0, f'ctm{stage}')
+                parts = None if local_parts is None else tuple(local_parts[stage - 1 :])
+                merge = ClusteringTokenMerge(
+                    dims[stage - 1],
+                    dims[stage],
+                    sample_ratios[stage - 1],
+                    num_neighbors,
+                    density_noise,
+                    parts,
+                )
+                self.add_module(names[0], merge)
+            blocks = nn.ModuleList(
+                TokenBlock(
+                    dims[stage],
+                    spec['num_heads'][stage],
+                    spec['mlp_ratios'][stage],
+                    spec['sr_ratios'][stage],
+                    qkv_bias=qkv_bias,
+                    drop=drop_rate,
+                    attn_drop=attn_drop_rate,
+                    drop_path=rate,
+                    on_grid=stage == 0,
+                )
+                for rate in rates[stage]
+            )
+            self.add_module(f'block{number}', blocks)
+            self.add_module(f'norm{number}', nn.LayerNorm(dims[stage], eps=1e-6))
+            self.stage_modules.append(names)
+        self.depths = depths[:built]
+        self.apply(init_vit_weights)
+        self.finish()
+
+    @staticmethod
+    def _check(
+        spec: dict,
+        sample_ratios: Sequence[float],
+        num_neighbors: int,
+        local_parts: Sequence[int] | None,
+        density_noise: float,
+    ) -> None:
+        """Check everything that is knowable before the first image."""
+        for name, values in spec.items():
+            check_length(name, values, NUM_STAGES, 'stage')
+        for heads, dim in zip(spec['num_heads'], spec['embed_dims']):
+            check_divides('num_heads', heads, 'embed_dims', dim)
+        check_length('sample_ratios', sample_ratios, NUM_STAGES - 1, 'transition')
+        if not all(0 < ratio <= 1 for ratio in sample_ratios):
+            raise ValueError(
+                f'sample_ratios must lie in (0, 1], got {tuple(sample_ratios)}; 0.25 is published'
+            )
+        if num_neighbors < 1:
+            raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}; use 5')
+        if density_noise < 0:
+            raise ValueError(f'density_noise must not be negative, got {density_noise}; use 0')
+        if local_parts is not None:
+            check_length('local_parts', local_parts, NUM_STAGES - 1, 'transition')
+            pairs = zip(local_parts, local_parts[1:])
+            if min(local_parts) < 1 or any(fine % coarse for fine, coarse in pairs):
+                raise ValueError(
+                    'each entry of local_parts must be positive and divisible by the next, got '
+                    f'{tuple(local_parts)}; for example (4, 2, 1)'
+                )
+
+    def forward(self, image: Tensor) -> tuple[TokenSet, ...] | tuple[Tensor, ...]:
+        """Return one token set or map per entry of ``out_indices``."""
+        check_image(image, self.in_channels, self.min_side, 'from sr_ratios')
+        start_record()
+        tokens = TokenSet.from_map(self.patch_embed1(image))
+        stages = []
+        for number in range(1, len(self.depths) + 1):
+            tokens = self._run_stage(number, tokens)
+            record_stage(number, tokens=tokens)
+            stages.append(tokens)
+        outputs = self.select(stages)
+        if self.out_type == 'maps':
+            return tuple(tokens_to_map(tokens) for tokens in outputs)
+        return outputs
+
+    def _run_stage(self, number: int, tokens: TokenSet) -> TokenSet:
+        blocks = getattr(self, f'block{number}')
+        key = score = None
+        if number > 1:
+            merge = getattr(self, f'ctm{number - 1}')
+            tokens, key, score = self.run_block(merge, tokens, number)
+        for block in blocks:
+            tokens = self.run_block(block, tokens, key, score)
+            key = score = None  # only the first block looks at the tokens before merging
+        return tokens.with_x(getattr(self, f'norm{number}')(tokens.x))
+
+    def prepare_state_dict(
+        self, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Rename mmpose 0.x's ``patch_embed1.projection`` and drop stages that are not built."""
+        renamed = {
+            key.replace('patch_embed1.projection.', 'patch_embed1.proj.'): value
+            for key, value in state.items()
+        }
+        absent = tuple(
+            prefix
+            for number in range(len(self.depths) + 1, NUM_STAGES + 1)
+            for prefix in (f'ctm{number - 1}.', f'block{number}.', f'norm{number}.')
+        )
+        return {k: v for k, v in renamed.items() if not k.startswith(absent)}, ()

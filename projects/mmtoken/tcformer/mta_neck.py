@@ -1,0 +1,227 @@
+"""MTA: multi-stage token aggregation, from token sets back to a pyramid of maps.
+
+Source: TCFormer (CVPR 2022), Sec. 3.3; ``reduction='cluster'`` is the authors' public prototype
+of TCFormerV2's clustering-reduced MTA.
+
+Top-down over the stages: carry the coarser tokens to the finer ones, add, and run one
+transformer block; only then turn tokens into maps, so that detail is never lost to a grid.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..common.blocks import drop_path_rates, init_vit_weights
+from ..common.checkpoints import StrictInitModule
+from ..common.checks import check_choice, check_divides, check_length
+from ..common.tokens import TokenSet, interpolate_tokens, tokens_to_map
+from .blocks import REDUCTIONS, TokenBlock
+
+EXTRA_CONVS = (False, True, 'on_input', 'on_output')
+
+
+def _named_conv(*args: int) -> nn.Sequential:
+    """A convolution under the name ``conv``, as released checkpoints have it."""
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(*args)))
+
+
+def _per_level(name: str, value: int | Sequence[int], num_levels: int) -> tuple[int, ...]:
+    if isinstance(value, Sequence):
+        check_length(name, value, num_levels, 'level of in_channels')
+        return tuple(value)
+    return (value,) * num_levels
+
+
+@MODELS.register_module()
+class MTA(StrictInitModule):
+    """Multi-stage Token Aggregation neck.
+
+    Args:
+        in_channels: Channels of each incoming token set, high to low resolution.
+        out_channels: Channels of every map.
+        num_heads: Heads of the merge blocks, one number or one per level.
+        mlp_ratio: Hidden width per channel in the merge blocks, one number or one per level.
+        reduction: How the merge blocks shrink their keys: ``'avg_pool'`` or ``'conv'`` on the
+            map, or ``'cluster'`` over the clusters of the last level.
+        sr_ratios: Map reduction per level; halved from level to level by default, ending at 1.
+        start_level: First level to use.
+        end_level: Last level to use; -1 is the last there is.
+        num_outs: Maps in the pyramid; more than levels used adds coarser ones. By default one
+            per level used.
+        out_levels: Which maps of the pyramid to emit, e.g. ``(0,)`` for a heatmap head that
+            reads the finest. By default all.
+        add_extra_convs: How coarser maps are made: False: subsample the last; ``'on_input'``
+            (or True): stride-2 convolution on the last tokens as they came; ``'on_output'``: on
+            the last map.
+        relu_before_extra_convs: ReLU between successive extra convolutions.
+        qkv_bias: Whether q, k and v have a bias.
+        gather_layer: With ``'cluster'``, Linear, LayerNorm and GELU on the reduced keys.
+        drop_path_rate: Stochastic depth of the coarsest merge block, rising linearly from 0.
+        norm_eps: Epsilon of the merge blocks' norms.
+        init_cfg: ``dict(type='Pretrained', ...)`` loads strictly.
+
+    Shape:
+        - inputs: one token set per entry of ``in_channels``, all on one initial grid.
+        - returns: a tuple of ``(B, out_channels, H_i, W_i)``, one per entry of ``out_levels``.
+
+    Raises:
+        ValueError: Arguments or inputs that do not fit; the message says how to mend them.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int = 256,
+        num_heads: int | Sequence[int] = 4,
+        mlp_ratio: float | Sequence[float] = 4,
+        reduction: str = 'avg_pool',
+        sr_ratios: Sequence[int] | None = None,
+        start_level: int = 0,
+        end_level: int = -1,
+        num_outs: int | None = None,
+        out_levels: Sequence[int] | None = None,
+        add_extra_convs: bool | str = False,
+        relu_before_extra_convs: bool = False,
+        qkv_bias: bool = True,
+        gather_layer: bool = False,
+        drop_path_rate: float = 0.0,
+        norm_eps: float = 1e-5,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        check_choice('reduction', reduction, REDUCTIONS)
+        check_choice('add_extra_convs', add_extra_convs, EXTRA_CONVS)
+        if gather_layer and reduction != 'cluster':
+            raise ValueError(
+                f"gather_layer belongs to reduction='cluster', got {reduction=}; set one of them"
+            )
+        total = len(in_channels)
+        num_heads = _per_level('num_heads', num_heads, total)
+        mlp_ratio = _per_level('mlp_ratio', mlp_ratio, total)
+        if sr_ratios is None:
+            sr_ratios = tuple(2 ** (total - 1 - level) for level in range(total))
+        check_length('sr_ratios', sr_ratios, total, 'level of in_channels')
+        for heads in num_heads:
+            check_divides('num_heads', heads, 'out_channels', out_channels)
+        last = total - 1 if end_level == -1 else end_level
+        if not 0 <= start_level <= last < total:
+            raise ValueError(
+                f'start_level and end_level must satisfy 0 <= start <= end < {total}, got '
+                f'{start_level=} and {end_level=}; in_channels has {total} entries'
+            )
+        levels = range(start_level, last + 1)
+        num_outs = len(levels) if num_outs is None else num_outs
+        if num_outs < len(levels):
+            raise ValueError(
+                f'num_outs must be at least the {len(levels)} levels in use, got {num_outs}; '
+                'raise start_level, or choose what to emit with out_levels'
+            )
+        out_levels = tuple(range(num_outs)) if out_levels is None else tuple(out_levels)
+        self._check_out_levels(out_levels, num_outs)
+
+        self.in_channels = tuple(in_channels)
+        self.out_channels = out_channels
+        self.levels = levels
+        self.reduction = reduction
+        self.out_levels = out_levels
+        self.extra_source = 'on_input' if add_extra_convs is True else add_extra_convs
+        self.relu_before_extra_convs = relu_before_extra_convs
+        self.lateral_convs = nn.ModuleList(
+            _named_conv(in_channels[level], out_channels, 1) for level in levels
+        )
+        rates = drop_path_rates(drop_path_rate, (1,) * (len(levels) - 1))
+        self.merge_blocks = nn.ModuleList(
+            TokenBlock(
+                out_channels,
+                num_heads[level],
+                mlp_ratio[level],
+                sr_ratios[level],
+                reduction,
+                qkv_bias=qkv_bias,
+                drop_path=rate,
+                norm_eps=norm_eps,
+                gather_layer=gather_layer,
+            )
+            for level, (rate,) in zip(levels, rates)
+        )
+        # only what is emitted is built, or distributed training would miss gradients
+        self.num_extra = max(max(out_levels) + 1 - len(levels), 0)
+        first = in_channels[last] if self.extra_source == 'on_input' else out_channels
+        self.extra_convs = nn.ModuleList(
+            _named_conv(first if i == 0 else out_channels, out_channels, 3, 2, 1)
+            for i in range(self.num_extra if self.extra_source else 0)
+        )
+        self.apply(init_vit_weights)
+
+    @staticmethod
+    def _check_out_levels(out_levels: tuple[int, ...], num_outs: int) -> None:
+        in_range = out_levels and all(0 <= level < num_outs for level in out_levels)
+        if not in_range or list(out_levels) != sorted(set(out_levels)):
+            raise ValueError(
+                f'out_levels must be rising numbers in [0, {num_outs - 1}] (num_outs={num_outs}), '
+                f'got {out_levels}; for example (0,)'
+            )
+        if out_levels[0] != 0:
+            raise ValueError(
+                f'the finest map must be among out_levels, got {out_levels}: finer levels would '
+                'be computed and never used; raise start_level instead'
+            )
+
+    def forward(self, inputs: Sequence[TokenSet]) -> tuple[Tensor, ...]:
+        """Aggregate token sets top-down and return the maps of ``out_levels``."""
+        self._check_inputs(inputs)
+        tokens = [
+            # a 1x1 convolution on tokens is a linear map
+            level.with_x(F.linear(level.x, lateral.conv.weight.flatten(1), lateral.conv.bias))
+            for level, lateral in zip(self._used(inputs), self.lateral_convs)
+        ]
+        context = tokens[-1]  # whose clusters reduce keys; only its ownership of cells is read
+        for i in range(len(tokens) - 2, -1, -1):
+            x = tokens[i].x + interpolate_tokens(tokens[i], tokens[i + 1])
+            tokens[i] = self.merge_blocks[i](tokens[i].with_x(x), context=context)
+        maps = [tokens_to_map(level) for level in tokens]
+        self._add_extra_maps(maps, inputs[self.levels[-1]])
+        return tuple(maps[level] for level in self.out_levels)
+
+    def _used(self, inputs: Sequence[TokenSet]) -> list[TokenSet]:
+        return [inputs[level] for level in self.levels]
+
+    def _add_extra_maps(self, maps: list[Tensor], last_input: TokenSet) -> None:
+        source = tokens_to_map(last_input) if self.extra_source == 'on_input' else maps[-1]
+        for i in range(self.num_extra):
+            if not self.extra_source:
+                maps.append(F.max_pool2d(maps[-1], 1, stride=2))
+                continue
+            if i > 0:
+                source = F.relu(maps[-1]) if self.relu_before_extra_convs else maps[-1]
+            maps.append(self.extra_convs[i](source))
+
+    def _check_inputs(self, inputs: Sequence[TokenSet]) -> None:
+        kinds = sorted({type(level).__name__ for level in inputs})
+        if kinds != ['TokenSet']:
+            raise ValueError(
+                f"MTA needs token sets, got {kinds}; build the backbone with out_type='tokens'"
+            )
+        channels = tuple(level.x.shape[-1] for level in inputs)
+        if channels != self.in_channels:
+            raise ValueError(
+                f'MTA was built for {len(self.in_channels)} levels with in_channels='
+                f'{self.in_channels}, got {len(channels)} levels with {channels}; make in_channels '
+                "equal the backbone's out_channels"
+            )
+
+    def prepare_state_dict(
+        self, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Drop extra convolutions that mmpose 0.x built, saved and never used."""
+        keep = tuple(f'extra_convs.{i}.' for i in range(len(self.extra_convs)))
+        return {
+            key: value
+            for key, value in state.items()
+            if not key.startswith('extra_convs.') or key.startswith(keep)
+        }, ()
