@@ -13,6 +13,14 @@ from .outlines import ellipse, rectangle
 
 BACKGROUNDS = ('sky', 'wall', 'ground', 'hill')
 
+SKIES = (  # above, at the horizon
+    ((110, 165, 225), (205, 228, 245)),
+    ((90, 130, 190), (250, 215, 185)),
+    ((150, 165, 180), (215, 220, 225)),
+    ((235, 150, 110), (250, 225, 170)),
+)
+GROUNDS = ('sky', 'wall', 'ground', 'hill')
+
 SKIES = (((110, 165, 225), (205, 228, 245)), ((90, 130, 190), (250, 215, 185)), ((150, 165, 180), (215, 220, 225)),
          ((235, 150, 110), (250, 225, 170)))  # fmt: skip
 GROUNDS = (
@@ -40,11 +48,11 @@ def paint_background(canvas: Canvas, rng: Generator) -> float:
     height = canvas.hw[0]
     horizon = height * rng.uniform(0.34, 0.5)
     outdoors = rng.random() < 0.58
-    upper = sky(rng, canvas.hw) if outdoors else wall(rng, canvas.hw)
-    lower = ground(rng, canvas.hw, GROUNDS if outdoors else FLOORS, horizon)
     edge = round(horizon)
-    texture = np.concatenate([upper[:edge], lower[edge:]])
-    texture = cv2.resize(texture.clip(0, 255).astype(np.uint8), canvas.hw[::-1])
+    sizes = (edge, canvas.hw[1]), (height - edge, canvas.hw[1])
+    upper = sky(rng, sizes[0]) if outdoors else wall(rng, sizes[0])
+    lower = ground(rng, sizes[1], GROUNDS if outdoors else FLOORS)
+    texture = np.concatenate([upper, lower]).clip(0, 255).astype(np.uint8)
     cv2.resize(texture, canvas.picture.shape[1::-1], dst=canvas.picture)
     stamps = [canvas.stamp(-1, name) for name in BACKGROUNDS]
     canvas.stamps[:] = stamps[0 if outdoors else 1]
@@ -58,11 +66,10 @@ def paint_background(canvas: Canvas, rng: Generator) -> float:
     return float(edge)
 
 
-def gradient(hw: tuple[int, int], top: Colour, bottom: Colour) -> NDArray:
-    """Return a vertical blend."""
-    share = np.linspace(0, 1, hw[0], dtype=np.float32)[:, None, None]
-    rows = (1 - share) * np.array(top, np.float32) + share * np.array(bottom, np.float32)
-    return np.repeat(rows, hw[1], axis=1)
+def gradient(height: int, top: Colour, bottom: Colour) -> NDArray:
+    """Return a vertical blend ``(H, 1, 3)``."""
+    share = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+    return (1 - share) * np.array(top, np.float32) + share * np.array(bottom, np.float32)
 
 
 def smooth_noise(rng: Generator, hw: tuple[int, int], cells: tuple[int, int]) -> NDArray:
@@ -74,27 +81,25 @@ def smooth_noise(rng: Generator, hw: tuple[int, int], cells: tuple[int, int]) ->
 def sky(rng: Generator, hw: tuple[int, int]) -> NDArray:
     """Return a gradient with faint haze."""
     top, bottom = SKIES[rng.integers(len(SKIES))]
-    return gradient(hw, top, bottom) + 5 * smooth_noise(rng, hw, (6, 4))
+    return gradient(hw[0], top, bottom) + 5 * smooth_noise(rng, hw, (6, 4))
 
 
 def wall(rng: Generator, hw: tuple[int, int]) -> NDArray:
     """Return a plain, striped or stained wall, lit from one side."""
     colour = WALLS[rng.integers(len(WALLS))]
-    texture = gradient(hw, lighter(colour, 0.08), darker(colour, 0.08))
-    texture += rng.uniform(3, 9) * smooth_noise(rng, hw, (5, 5))
-    return texture + rng.uniform(1, 4) * smooth_noise(rng, hw, (hw[0] // 2, hw[1] // 2))
+    stains = rng.uniform(3, 9) * smooth_noise(rng, hw, (5, 5))
+    grain = rng.uniform(1, 4) * smooth_noise(rng, hw, (hw[0] // 2, hw[1] // 2))
+    return gradient(hw[0], lighter(colour, 0.08), darker(colour, 0.08)) + (stains + grain)
 
 
-def ground(
-    rng: Generator, hw: tuple[int, int], colours: tuple[Colour, ...], horizon: float
-) -> NDArray:
-    """Return a ground that darkens towards the horizon, its grain coarser in front."""
+def ground(rng: Generator, hw: tuple[int, int], colours: tuple[Colour, ...]) -> NDArray:
+    """Return a ground that pales towards the horizon, its grain coarser in front."""
     colour = colours[rng.integers(len(colours))]
-    texture = gradient(hw, mix(colour, (190, 200, 205), 0.35), colour)
-    texture += rng.uniform(4, 12) * smooth_noise(rng, hw, (hw[0] // 6, hw[1] // 24))
+    stains = smooth_noise(rng, hw, (hw[0] // 3, hw[1] // 24))
     grain = smooth_noise(rng, hw, (hw[0], hw[1] // 2))
-    near = np.clip(np.arange(hw[0], dtype=np.float32) - horizon, 0, None)[:, None, None] / hw[0]
-    return texture + rng.uniform(4, 14) * grain * (0.4 + near)
+    near = np.linspace(0.4, 1, hw[0], dtype=np.float32)[:, None, None]
+    noise = rng.uniform(4, 12) * stains + rng.uniform(4, 13) * grain * near  # H W 1
+    return gradient(hw[0], mix(colour, (190, 200, 205), 0.25), colour) + noise
 
 
 def clouds(rng: Generator, hw: tuple[int, int], horizon: float) -> list[Shape]:
@@ -198,7 +203,7 @@ def ground_decoration(
             for low, high in ((0.1, 0.2), (0.32, 0.5), (0.68, 1.0))
             for shape in perspective_dash(vanishing, x, 0.03 * hw[1], hw[0], low, high)
         ]
-    bottom = np.arange(-1.5, 2.5, rng.uniform(0.1, 0.22)) * hw[1]
+    bottom = np.arange(-1.5, 2.5, rng.uniform(0.13, 0.26)) * hw[1]
     thin = 0.006 * hw[1]
     return [s for x in bottom for s in perspective_band(vanishing, x, thin, hw[0], tone)]
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +75,8 @@ def describe(num_train: int, num_val: int, hw: tuple[int, int], seed: int) -> di
                 f'{name} must be between 1 and {MAX_IMAGES}, got {name}={count}; '
                 'choose the number of images to draw'
             )
+    if len(hw) != 2:
+        raise ValueError(f'hw must be a height and a width, got {hw=}; write for example 256, 320')
     low, high = SIDE_LIMITS
     for name, side in zip(('height', 'width'), hw):
         if not low <= side <= high:
@@ -108,8 +109,8 @@ def already_there(out_dir: Path, meta: dict[str, Any], overwrite: bool) -> bool:
     found = read_meta(out_dir)
     if found is None:
         raise FileExistsError(
-            f'the output folder must be new, empty or made by this generator, got out_dir={out_dir} '
-            'with other content; choose another folder'
+            f'the output folder must be new, empty or made by this generator, got '
+            f'{out_dir=!s} with other content; choose another folder'
         )
     if overwrite:
         refuse_foreign_files(out_dir, found)
@@ -141,11 +142,12 @@ def read_meta(out_dir: Path) -> dict[str, Any] | None:
 
 def refuse_foreign_files(out_dir: Path, meta: dict[str, Any]) -> None:
     """Raise if a folder of ours holds files that the generator did not write."""
-    foreign = sorted(files_below(out_dir) - expected_files(meta['num_train'], meta['num_val']))
+    ours = expected_files(meta.get('num_train', 0), meta.get('num_val', 0))
+    foreign = sorted(files_below(out_dir) - ours)
     if foreign:
         raise FileExistsError(
-            f'--overwrite replaces only what the generator wrote, got {len(foreign)} other files in '
-            f'{out_dir} ({foreign[0]} ...); move them away or choose another folder'
+            f'--overwrite replaces only what the generator wrote, got {len(foreign)} other files '
+            f'in {out_dir} ({foreign[0]} ...); move them away or choose another folder'
         )
 
 

@@ -24,7 +24,12 @@ def capsule(p: NDArray, q: NDArray, rp: float, rq: float) -> NDArray:
 
 def hull_of_discs(centres: list[NDArray], radii: list[float]) -> NDArray:
     """Return the convex hull of discs; ``centres`` holds points ``(2,)``."""
-    points = np.concatenate([CIRCLE * r + c for c, r in zip(centres, radii)])
+    discs = CIRCLE * np.array(radii)[:, None, None] + np.array(centres)[:, None]  # discs 20 2
+    return convex_hull(discs.reshape(-1, 2))
+
+
+def convex_hull(points: NDArray) -> NDArray:
+    """Return the corners of the convex hull of points ``(N, 2)``."""
     return cv2.convexHull(points.astype(np.float32))[:, 0].astype(np.float64)
 
 

@@ -7,9 +7,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from .backgrounds import BACKGROUNDS, paint_background
+from .bodies import Body, place_body, sample_look
 from .canvas import Canvas
 from .objects import OBJECTS, crate
-from .people import Body, body_parts, place_body, sample_look, seen_parts
+from .people import body_parts, seen_parts
 from .poses import JOINTS, sample_pose
 
 THINGS = ('person', *OBJECTS)  # classes with instances
@@ -64,18 +65,21 @@ def draw_scene(rng: Generator, hw: tuple[int, int]) -> Scene:
 
 def sample_people(rng: Generator, hw: tuple[int, int], horizon: float) -> list[Placement]:
     """Place one to four people side by side, now and then one in front of another."""
-    height, width = hw
     count = rng.choice(np.arange(1, MAX_PEOPLE + 1), p=[0.4, 0.34, 0.2, 0.06])
     order = rng.permutation(count)
     people = []
     for k in order:
-        # the tops of heads stay in the image, except for a few people close by
-        limit = min(horizon / (1 - EYE_LEVEL), 0.95 * height)
+        limit = tallest(hw, horizon)
         close = rng.random() < 0.1
-        tall = limit * rng.uniform(1.1, 1.4) if close else limit * rng.uniform(0.56, 1.0)
-        x = width * (k + 0.5 + rng.uniform(-0.38, 0.38)) / count
+        tall = limit * rng.uniform(1.1, 1.4) if close else limit * rng.uniform(0.52, 0.98)
+        x = hw[1] * (k + 0.5 + rng.uniform(-0.38, 0.38)) / count
         people.append(Placement('person', (x, horizon + EYE_LEVEL * tall), tall))
     return people
+
+
+def tallest(hw: tuple[int, int], horizon: float) -> float:
+    """Return the height in pixels of a person who fits; only a few people are closer than that."""
+    return min(horizon / (1 - EYE_LEVEL), 0.95 * hw[0], 1.3 * hw[1])
 
 
 def sample_objects(rng: Generator, hw: tuple[int, int], horizon: float) -> list[Placement]:
@@ -84,7 +88,7 @@ def sample_objects(rng: Generator, hw: tuple[int, int], horizon: float) -> list[
     for _ in range(rng.integers(1, 6)):
         category = str(rng.choice(list(OBJECTS)))
         low, high = (0.35, 0.65) if category in ('tree', 'pole') else (0.45, 1.15)
-        near = rng.uniform(low, high) * min(horizon / (1 - EYE_LEVEL), hw[0])
+        near = rng.uniform(low, high) * tallest(hw, horizon)
         x = hw[1] * rng.uniform(0.02, 0.98)
         items.append(Placement(category, (x, min(horizon + EYE_LEVEL * near, 1.02 * hw[0])), near))
     return items
@@ -140,7 +144,7 @@ def joints(body: Body, owner: int, canvas: Canvas, stamps: NDArray) -> NDArray:
 
 def expose(picture: NDArray, rng: Generator) -> NDArray:
     """Change contrast and white balance a little and add sensor noise."""
-    gain = rng.uniform(0.85, 1.1) * rng.uniform(0.96, 1.04, 3)
-    noise = rng.integers(-5, 6, picture.shape[:2], dtype=np.int16)[..., None]
+    gain = rng.uniform(0.85, 1.06) * rng.uniform(0.96, 1.04, 3)
+    noise = rng.integers(-4, 5, picture.shape[:2], dtype=np.int16)[..., None]
     light = (picture * gain.astype(np.float32)).astype(np.int16) + noise
     return light.clip(0, 255).astype(np.uint8)
