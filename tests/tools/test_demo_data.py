@@ -216,7 +216,7 @@ def test_overwrite_replaces_only_what_the_generator_wrote(tmp_path):
 def test_missing_files_are_noticed(tmp_path):
     write_demo_data(tmp_path, 1, 1, HW)  # an empty folder may be filled
     next((tmp_path / 'img_dir/val').iterdir()).unlink()
-    with pytest.raises(FileExistsError, match='1 files are missing .*img_dir/val'):
+    with pytest.raises(FileExistsError, match=r'1 files are missing .*img_dir/val'):
         write_demo_data(tmp_path, 1, 1, HW)
 
 

@@ -72,7 +72,7 @@ def sample_people(rng: Generator, hw: tuple[int, int], horizon: float) -> list[P
         limit = tallest(hw, horizon)
         close = rng.random() < 0.1
         tall = limit * rng.uniform(1.1, 1.4) if close else limit * rng.uniform(0.52, 0.98)
-        x = hw[1] * (k + 0.5 + rng.uniform(-0.38, 0.38)) / count
+        x = hw[1] * (k + 0.5 + rng.uniform(-0.33, 0.33)) / count
         people.append(Placement('person', (x, horizon + EYE_LEVEL * tall), tall))
     return people
 
