@@ -1,0 +1,58 @@
+# `make` alone prints what there is. Every target does all the set-up that it needs.
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+
+# The first interpreter that the pinned stack exists for.
+QUALIFIES := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3.10 python3,\
+	$(shell $(name) -c '$(QUALIFIES)' >/dev/null 2>&1 && echo $(name))))
+endif
+CHOSEN := $(if $(filter command,$(origin PYTHON)),--python-chosen)
+
+LIGHT := configs/tcformer/td-hm_tcformer-light_8xb64-210e_coco-256x192.py
+BASE := configs/tcformer/td-hm_tcformer-base_8xb64-210e_coco-256x192.py
+
+# The tests' models are tiny: more than a few threads only get into each other's way.
+THREADS ?= 2
+PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
+	$(PY) -m pytest -q -m 'not slow and not gpu' \
+	$(if $(CONFIGS),$(wildcard tests/$(CONFIGS)) tests/contracts)
+
+.PHONY: help setup demo test check bench
+
+help:
+	@echo 'make demo    train, evaluate and draw a small pose estimator (TASK=pose is the default)'
+	@echo 'make test    run the fast tests (CONFIGS=tcformer: only tests/tcformer and those configs)'
+	@echo 'make check   format, lint, documented arguments, then the fast tests'
+	@echo 'make bench   complexity and speed of the shipped TCFormers'
+	@echo
+	@echo 'Each first sets up what it needs in VENV=.venv with PYTHON=python3.11 (3.10 to 3.12),'
+	@echo 'which compiles for 6 to 48 minutes the first time on a machine, and once only:'
+	@echo 'wheels are kept in MMTOKEN_WHEEL_CACHE (~/.cache/mmtoken/wheels).'
+
+setup:
+	@test -n '$(PYTHON)' || { echo 'set-up: no Python 3.10, 3.11 or 3.12 on PATH; install one' \
+		'(Debian: apt-get install python3.11 python3.11-venv python3.11-dev) or name it:' \
+		'make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@'$(PYTHON)' -c '$(QUALIFIES)' || { echo 'set-up: MMToken needs Python 3.10 to 3.12, but' \
+		'PYTHON=$(PYTHON) is not one; name another: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@'$(PYTHON)' tools/setup_env.py --venv '$(VENV)' $(CHOSEN)
+
+demo: setup
+	$(PY) tools/demo.py $(if $(TASK),--task $(TASK))
+
+test: setup
+	$(PYTEST)
+
+check: setup
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m pydoclint.main -q projects tools
+	$(PYTEST)
+
+bench: setup
+	$(PY) tools/analysis/complexity.py $(LIGHT) --shape 256 192
+	$(PY) tools/analysis/complexity.py $(BASE) --shape 256 192
+	$(PY) tools/analysis/latency.py $(LIGHT) $(BASE) --shape 256 192
