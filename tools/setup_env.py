@@ -298,11 +298,10 @@ class Progress:
         counter = re.match(r'\s*\[(\d+)/(\d+)\]', line)
         if counter:
             self.done, self.total = int(counter.group(1)), int(counter.group(2))
-        action = re.match(
-            r'\s*(Collecting|Downloading|Installing|Building|Using cached) (\S+)', line
-        )
+        action = re.match(r'\s*(Collecting|Downloading) (\S+)|\s*Installing collected', line)
         if action:
-            self.doing = f'{action.group(1).lower()} {action.group(2).split("/")[-1]}'
+            name = (action.group(2) or 'the packages').split('/')[-1]
+            self.doing = f'{(action.group(1) or "Installing").lower()} {name}'
 
     def line(self, seconds: float) -> str:
         """Say it, with the time so far and, while compiling, the time it will still take."""
@@ -632,7 +631,8 @@ def main() -> None:
     if is_finished(ROOT, venv):
         print(f'set-up: {venv} is ready')
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: stop the children, say how to go on
+        signal.signal(number, signal.default_int_handler)
     start = time.monotonic()
     name = hashlib.sha256(str(venv).encode()).hexdigest()[:16]
     try:
