@@ -43,10 +43,14 @@ def pairwise_distance(x: Tensor) -> Tensor:
     """Euclidean distances ``(B, N, N)`` of ``x (B, N, C)``, divided by ``sqrt(C)``.
 
     Subtracting the mean token first changes no distance and keeps the matrix-product form
-    accurate when tokens are far from the origin.
+    accurate when tokens are far from the origin. What is left of rounding, ``sqrt(eps)`` of the
+    tokens' size, is set to zero: in flat image areas tokens repeat, and noise between copies
+    would otherwise pick the centres, differently in every batch.
     """
+    noise_floor = 16 * torch.finfo(x.dtype).eps * x.square().mean((1, 2), keepdim=True)
     x = x - x.mean(1, keepdim=True)
-    return torch.cdist(x, x) / x.shape[-1] ** 0.5
+    distance = torch.cdist(x, x) / x.shape[-1] ** 0.5
+    return distance.masked_fill(distance.square() <= noise_floor, 0.0)
 
 
 def local_density(distance: Tensor, num_neighbors: int) -> Tensor:
@@ -78,6 +82,19 @@ def peak_separation(distance: Tensor, rank: Tensor, valid: Tensor | None = None)
     farthest = real.flatten(1).amax(1)[:, None, None]
     is_denser = rank[:, None, :] < rank[:, :, None]
     return torch.where(is_denser, distance, farthest).amin(-1)
+
+
+def nearest_center(to_centers: Tensor, center_idx: Tensor) -> Tensor:
+    """Cluster of each token from the distances ``(B, M, N)`` to the centres -> ``(B, N)``.
+
+    Of centres that are copies of each other only the first attracts tokens; rounding would
+    otherwise deal them out at random.
+    """
+    num_clusters = center_idx.shape[1]
+    columns = center_idx[:, None, :].expand(-1, num_clusters, -1)
+    between = to_centers.gather(2, columns)  # B M M
+    is_copy = (between == 0).tril(-1).any(-1)  # B M: equals a centre of lower index
+    return to_centers.masked_fill(is_copy[..., None], math.inf).argmin(1)
 
 
 @torch.no_grad()
@@ -136,8 +153,8 @@ def cluster_dpc_knn(
         center_idx = order[:, :num_clusters]  # B M
 
         rows = center_idx[..., None].expand(-1, -1, num_tokens)
-        assign_idx = distance.gather(1, rows).argmin(1)  # B N
-    # a centre owns itself, also when a duplicate of it is a centre of lower index
+        assign_idx = nearest_center(distance.gather(1, rows), center_idx)  # B N
+    # a centre owns itself, also when a copy of it is a centre of lower index
     own = torch.arange(num_clusters, device=x.device).expand(x.shape[0], -1)
     assign_idx.scatter_(1, center_idx, own)
     return Clustering(assign_idx, center_idx, score.gather(1, center_idx))
