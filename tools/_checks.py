@@ -90,7 +90,7 @@ def read_checkpoint(path: str) -> dict:
         size = osp.getsize(path) if osp.isfile(path) else 'an unknown number of'
         raise UsageError(
             f'the checkpoint must be a complete file written by torch.save, got {path!r} of '
-            f'{size} bytes ({type(error).__name__}: {error}); copy or download it again'
+            f'{size} bytes ({type(error).__name__}: {textwrap.shorten(str(error), 200)}); copy or download it again'
         ) from error
 
 

@@ -12,7 +12,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmtoken.compat import make_host_configs_loadable
+from mmtoken.compat import prepare_hosts
 
 # top-level fields that some host, runner or tool reads besides the arguments of the runner
 KNOWN_FIELDS = {
@@ -62,7 +62,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config of the command line and apply the arguments of :func:`make_parser`."""
-    make_host_configs_loadable()
+    prepare_hosts()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not osp.isfile(args.config):
         raise UsageError(

@@ -64,8 +64,9 @@ def resume(cfg: Config, checkpoint: str) -> None:
     # The runner adopts the seed of the checkpoint only after it has built the sampler, which
     # would then draw another order of the images than the interrupted run.
     seed = read_checkpoint(path)['meta'].get('seed')
-    randomness = cfg.setdefault('randomness', dict(seed=seed))
-    randomness.setdefault('seed', seed)
+    cfg.randomness = dict(cfg.get('randomness') or {})
+    if cfg.randomness.get('seed') is None:
+        cfg.randomness.seed = seed
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ train_dataloader = dict(
     dataset=dict(
         data_root=data_root,
         ann_file='annotations/person_keypoints_train.json',
-        data_prefix=dict(img=''),  # the annotation says img_dir/train/x.png
+        data_prefix=dict(img='img_dir/train/'),
         pipeline=train_pipeline,
     ),
 )
@@ -55,7 +55,7 @@ val_dataloader = dict(
     dataset=dict(
         data_root=data_root,
         ann_file='annotations/person_keypoints_val.json',
-        data_prefix=dict(img=''),
+        data_prefix=dict(img='img_dir/val/'),
         bbox_file=None,  # annotated boxes
         pipeline=val_pipeline,
     ),

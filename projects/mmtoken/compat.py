@@ -1,13 +1,22 @@
 """What must happen before a config is parsed, because inside one it would be too late.
 
 A config's bases are read before its ``custom_imports``. The command-line tools and the tests
-therefore call this file first; importing ``mmtoken`` alone changes nothing in mmengine.
+therefore call :func:`prepare_hosts` first; importing ``mmtoken`` alone changes nothing.
 """
 
 from importlib import metadata
 from importlib.util import find_spec
 
+import numpy as np
+import torch
 from mmengine.config import utils as config_utils
+from mmengine.logging import HistoryBuffer
+
+
+def prepare_hosts() -> None:
+    """Do everything in this file; calling it again changes nothing."""
+    make_host_configs_loadable()
+    make_checkpoints_loadable()
 
 
 def make_host_configs_loadable() -> list[str]:
@@ -30,3 +39,19 @@ def make_host_configs_loadable() -> list[str]:
             config_utils.MODULE2PACKAGE[module] = module
             changed.append(module)
     return changed
+
+
+def make_checkpoints_loadable() -> None:
+    """Let torch's safe unpickler read what a runner puts beside the weights.
+
+    A runner stores its message hub (history buffers) and the meta-information of the data set
+    (numpy arrays). The official mmengine cannot resume from its own checkpoints with torch 2.6 or
+    newer; the maintained fork falls back to the unsafe unpickler, with a page of warnings.
+    """
+    numpy_core = np._core if hasattr(np, '_core') else np.core
+    reconstruct = (numpy_core.multiarray._reconstruct, numpy_core.multiarray.scalar)
+    dtypes = {type(np.dtype(code)) for code in ('?', 'u1', 'i4', 'i8', 'f4', 'f8', 'U1')}
+    # a history buffer pickles its own methods by name; the unpickler never calls what getattr gets
+    torch.serialization.add_safe_globals(
+        [HistoryBuffer, getattr, slice, np.ndarray, np.dtype, *reconstruct, *dtypes]
+    )

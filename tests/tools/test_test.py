@@ -1,0 +1,156 @@
+"""tools/test.py: what it writes where, test-time augmentation, and what it refuses."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from _cli import UsageError
+from mmengine.config import Config, ConfigDict
+
+pytest.importorskip('mmpose', reason='the demo config needs mmpose')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(commands, few_images, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('trained')
+    commands.train(few_images, work_dir, '--no-validate')
+    return work_dir / 'epoch_1.pth'
+
+
+@pytest.fixture
+def test(commands, few_images):
+    """Evaluate on the few images: ``test(checkpoint, *arguments, options=())``."""
+    return lambda *arguments, options=(): commands.test(few_images, *arguments, options=options)
+
+
+def test_writes_metrics_predictions_and_pictures(test, checkpoint, tmp_path):
+    metrics, predictions, pictures = (tmp_path / name for name in ('m.json', 'p.pkl', 'pictures'))
+    test(checkpoint, '--out', metrics, '--dump', predictions, '--show-dir', pictures)
+    assert 0 <= json.loads(metrics.read_text())['coco/AP'] <= 1
+    persons = pickle.loads(predictions.read_bytes())
+    assert persons and persons[0]['pred_instances']['keypoints'].shape == (1, 17, 2)
+    assert len(list(pictures.glob('*.png'))) == len(persons)
+
+
+def test_predictions_by_the_spelling_of_mmdet(test, checkpoint, tmp_path):
+    test(checkpoint, '--out', tmp_path / 'p.pkl')
+    assert pickle.loads((tmp_path / 'p.pkl').read_bytes())
+
+
+def test_tta_is_the_flip_test_in_mmpose(commands, checkpoint):
+    tool, args = commands.parse('test', commands.demo_config, checkpoint, '--tta')
+    cfg = tool.load_config(args)
+    cfg.model.test_cfg.flip_test = False
+    tool.use_tta(cfg)
+    assert cfg.model.test_cfg.flip_test is True
+
+
+def test_tta_of_an_mmdet_box_detector(commands):
+    test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
+    cfg = Config(
+        dict(
+            default_scope='mmdet',
+            model=dict(type='RetinaNet'),
+            test_dataloader=dict(dataset=dict(dataset=dict(pipeline=test_pipeline))),
+        )
+    )
+    commands.load('test').use_tta(cfg)
+    assert cfg.model == dict(cfg.tta_model, module=dict(type='RetinaNet'))
+    pipeline = cfg.test_dataloader.dataset.dataset.pipeline
+    assert [step.type for step in pipeline] == ['LoadImageFromFile', 'TestTimeAug']
+
+
+def test_mmseg_writes_masks_into_a_folder(commands):
+    cfg = Config(dict(default_scope='mmseg', test_evaluator=dict(type='IoUMetric')))
+    commands.load('test').save_outputs(cfg, 'masks', None)
+    assert cfg.test_evaluator[0].output_dir == 'masks'
+
+
+def test_mmdet_predictions_are_encoded(commands):
+    cfg = Config(dict(default_scope='mmdet', test_evaluator=[dict(type='CocoMetric')]))
+    commands.load('test').save_outputs(cfg, 'p.pkl', None)
+    assert cfg.test_evaluator[1] == dict(type='DumpDetResults', out_file_path='p.pkl')
+
+
+@pytest.mark.parametrize(
+    ('host', 'model', 'message'),
+    [
+        ('mmdet', dict(roi_head=dict(mask_head={})), 'got a model with a mask_head; leave it out'),
+        ('mmseg', {}, 'a config of mmseg without tta_model and tta_pipeline; inherit'),
+        ('mmpose', {}, r'got a model without test_cfg\.flip_test'),
+    ],
+)
+def test_no_tta(commands, host, model, message):
+    cfg = Config(dict(default_scope=host, model=model))
+    with pytest.raises(UsageError, match=message):
+        commands.load('test').use_tta(cfg)
+
+
+@pytest.mark.parametrize('out', ['metrics.txt', 'folder'])
+def test_out_of_an_unknown_kind(test, checkpoint, out):
+    with pytest.raises(UsageError, match=rf'--out must be FILE\.pkl.* got .{out}. for mmpose'):
+        test(checkpoint, '--out', out)
+
+
+def test_dump_of_an_unknown_kind(test, checkpoint):
+    with pytest.raises(UsageError, match=r"--dump must name a FILE\.pkl .* got 'p\.json'"):
+        test(checkpoint, '--dump', 'p.json')
+
+
+def test_missing_checkpoint(test, tmp_path):
+    with pytest.raises(UsageError, match=r'checkpoint must be a file, got .*no\.pth.*last_check'):
+        test(tmp_path / 'no.pth')
+
+
+def test_truncated_checkpoint(test, checkpoint, tmp_path):
+    content = checkpoint.read_bytes()
+    truncated = tmp_path / 'truncated.pth'
+    truncated.write_bytes(content[: len(content) // 2])
+    message = rf'must be a complete file .* of {len(content) // 2} bytes .* download it again'
+    with pytest.raises(UsageError, match=message):
+        test(truncated)
+
+
+def test_checkpoint_of_another_model(test, checkpoint):
+    # the same keys, other shapes: what mmengine alone would load half of
+    wider = ('model.neck.out_channels=128', 'model.head.in_channels=128')
+    message = r'must hold the weights of the model in the config, got size mismatch for neck\.'
+    with pytest.raises(UsageError, match=message):
+        test(checkpoint, options=wider)
+
+
+def test_checkpoint_of_a_shallower_model(test, checkpoint):
+    depths = (3, 3, 3, 3)
+    with pytest.raises(UsageError, match=r'missing keys in source state_dict: backbone\.block1\.'):
+        test(checkpoint, options=(f'model.backbone.arch.depths={depths}'.replace(' ', ''),))
+
+
+def test_weights_of_data_parallel_training(test, checkpoint, tmp_path):
+    state = torch.load(checkpoint, weights_only=False)['state_dict']
+    path = tmp_path / 'parallel.pth'
+    torch.save({f'module.{key}': value for key, value in state.items()}, path)
+    test(path, '--out', tmp_path / 'm.json')
+    assert (tmp_path / 'm.json').is_file()
+
+
+@pytest.mark.parametrize(
+    ('host', 'expected'),
+    [
+        ('mmpose', dict(enable=True, show=False, out_dir='/pictures', interval=3)),
+        ('mmdet', dict(draw=True, show=False, test_out_dir='/pictures', interval=3)),
+        ('mmseg', dict(draw=True, show=False, interval=3)),
+    ],
+)
+def test_every_host_draws(commands, tmp_path, host, expected):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"default_scope = '{host}'\n"
+        'default_hooks = dict(visualization=dict())\n'
+        'visualizer = dict()\n'
+    )
+    arguments = ('c.pth', '--show-dir', '/pictures', '--interval', 3)
+    tool, args = commands.parse('test', config, *arguments)
+    cfg = tool.load_config(args)
+    assert cfg.default_hooks.visualization == ConfigDict(expected)
+    assert cfg.visualizer.get('save_dir') == ('/pictures' if host == 'mmseg' else None)
