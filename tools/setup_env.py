@@ -106,7 +106,7 @@ def is_finished(root: Path, venv: Path) -> bool:
     try:
         stamp = (venv / STAMP).read_text().strip()
         return stamp == stamp_key(root, venv) and os.access(str(python_of(venv)), os.X_OK)
-    except FileNotFoundError:
+    except OSError:  # a file is missing
         return False
 
 
@@ -227,6 +227,11 @@ def import_remedy(output: str) -> str:
     """What to do about a failed import, as far as its message tells."""
     if 'libGL.so' in output or 'libgthread' in output or 'libglib' in output:
         return 'OpenCV lacks a system library (Debian: apt-get install libgl1 libglib2.0-0)'
+    if 'torchvision::nms' in output:
+        return (
+            'torch is a CPU-only build and torchvision is not; see where the pip configuration '
+            'finds torch (pip config list), then choose a fresh place (make VENV=DIR)'
+        )
     module = re.search(r"No module named '([\w.]+)'", output)
     if module and module.group(1).startswith('mmtoken'):
         return f'{module.group(1)} is not below projects/: is this checkout complete?'

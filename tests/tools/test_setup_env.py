@@ -119,6 +119,11 @@ def test_another_checkout_is_not_finished_by_the_same_environment(checkout, tmp_
     assert not setup_env.is_finished(other, checkout / '.venv')
 
 
+def test_a_stamp_alone_is_not_an_environment(checkout):
+    (checkout / '.venv' / 'pyvenv.cfg').unlink()
+    assert not setup_env.is_finished(checkout, checkout / '.venv')
+
+
 def test_an_environment_without_stamp_or_python_is_not_finished(checkout):
     venv = checkout / '.venv'
     setup_env.python_of(venv).unlink()
@@ -126,6 +131,7 @@ def test_an_environment_without_stamp_or_python_is_not_finished(checkout):
     (venv / setup_env.STAMP).unlink()
     assert not setup_env.is_finished(checkout, venv)
     assert not setup_env.is_finished(checkout, checkout / 'nowhere')
+    assert not setup_env.is_finished(checkout, checkout / 'pyproject.toml')
 
 
 # --- refusals ---------------------------------------------------------------------------------
@@ -228,6 +234,7 @@ def test_the_official_family_is_not_overwritten(tmp_path):
     [
         ('ImportError: libGL.so.1: cannot open shared object', 'apt-get install libgl1'),
         ("ModuleNotFoundError: No module named 'mmtoken.common'", r'mmtoken\.common is not below'),
+        ('operator torchvision::nms does not exist', 'torch is a CPU-only build'),
         ('Segmentation fault', 'VENV=DIR'),
     ],
 )
