@@ -4,7 +4,6 @@ import pytest
 from mmengine.config import Config
 from mmengine.config import utils as config_utils
 from mmengine.utils import get_installed_path
-
 from mmtoken.compat import make_host_configs_loadable
 
 

@@ -88,9 +88,10 @@ def read_checkpoint(path: str) -> dict:
         return CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except Exception as error:  # torch raises a different type for each way to be broken
         size = osp.getsize(path) if osp.isfile(path) else 'an unknown number of'
+        why = f'{type(error).__name__}: {textwrap.shorten(str(error), 200)}'
         raise UsageError(
             f'the checkpoint must be a complete file written by torch.save, got {path!r} of '
-            f'{size} bytes ({type(error).__name__}: {textwrap.shorten(str(error), 200)}); copy or download it again'
+            f'{size} bytes ({why}); copy or download it again'
         ) from error
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-
 from mmtoken.compat import prepare_hosts
 
 # top-level fields that some host, runner or tool reads besides the arguments of the runner

@@ -7,9 +7,7 @@ To start from their ImageNet weights, download them yourself and add
 --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 """
 
-_base_ = (
-    'mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_hrnet-w32_8xb64-210e_coco-256x192.py'
-)
+_base_ = 'mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_hrnet-w32_8xb64-210e_coco-256x192.py'
 custom_imports = dict(imports=['mmtoken'])
 
 # Schedule, augmentation, heatmaps, flip test and AP_H_56 person boxes are the host's.

@@ -6,9 +6,7 @@ The final recipe was never released: this follows an experiment in the first aut
 development fork (Adam, steps at 40 and 55 of 60 epochs, rotation and scale as in the host).
 """
 
-_base_ = (
-    'mmpose::face_2d_keypoint/topdown_heatmap/wflw/td-hm_hrnetv2-w18_8xb64-60e_wflw-256x256.py'
-)
+_base_ = 'mmpose::face_2d_keypoint/topdown_heatmap/wflw/td-hm_hrnetv2-w18_8xb64-60e_wflw-256x256.py'
 custom_imports = dict(imports=['mmtoken'])
 
 model = dict(
