@@ -7,10 +7,10 @@ therefore call :func:`prepare_hosts` first; importing ``mmtoken`` alone changes 
 from importlib import metadata
 from importlib.util import find_spec
 
-import numpy as np
 import torch
 from mmengine.config import utils as config_utils
-from mmengine.logging import HistoryBuffer
+
+from .common.checkpoints import safe_classes
 
 
 def prepare_hosts() -> None:
@@ -48,10 +48,4 @@ def make_checkpoints_loadable() -> None:
     (numpy arrays). The official mmengine cannot resume from its own checkpoints with torch 2.6 or
     newer; the maintained fork falls back to the unsafe unpickler, with a page of warnings.
     """
-    numpy_core = np._core if hasattr(np, '_core') else np.core
-    reconstruct = (numpy_core.multiarray._reconstruct, numpy_core.multiarray.scalar)
-    dtypes = {type(np.dtype(code)) for code in ('?', 'u1', 'i4', 'i8', 'f4', 'f8', 'U1')}
-    # a history buffer pickles its own methods by name; the unpickler never calls what getattr gets
-    torch.serialization.add_safe_globals(
-        [HistoryBuffer, getattr, slice, np.ndarray, np.dtype, *reconstruct, *dtypes]
-    )
+    torch.serialization.add_safe_globals(safe_classes())

@@ -52,9 +52,7 @@ def multi_head_attention(
         weights = attention_weights(q, k, bias)
         record_attention(weights)
         return merge_heads(F.dropout(weights, dropout) @ v)
-    return merge_heads(
-        F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-    )
+    return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout))
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -16,6 +16,14 @@ from .checkpoints import StrictInitModule
 def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[str]) -> dict:
     """Look a shipped variant up by name, or check a dict of hyper-parameters.
 
+    Args:
+        arch: Name in ``archs``, or a dict with exactly the keys ``required``.
+        archs: Shipped variants by name.
+        required: Keys of a complete set of hyper-parameters.
+
+    Returns:
+        The hyper-parameters, a new dict.
+
     Raises:
         ValueError: Unknown name, or a dict with missing or misspelt keys.
     """

@@ -59,23 +59,35 @@ class LoadReport:
         return '\n'.join(lines)
 
 
-def _safe_globals() -> list:
-    """Harmless classes that mmengine and the authors' scripts put beside the weights."""
+def safe_classes() -> list:
+    """Harmless globals that mmengine and the authors' scripts put beside the weights.
+
+    A history buffer pickles its own methods by name; the safe unpickler may look them up with
+    ``getattr`` and still never calls what it gets.
+    """
     numpy_core = np._core if hasattr(np, '_core') else np.core
-    dtypes = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u1', 'b1', 'U1')}
+    reconstruct = (numpy_core.multiarray._reconstruct, numpy_core.multiarray.scalar)
+    dtypes = {type(np.dtype(code)) for code in ('?', 'u1', 'i4', 'i8', 'f4', 'f8', 'U1')}
     return [
         argparse.Namespace,
         HistoryBuffer,
+        getattr,
+        slice,
         np.ndarray,
         np.dtype,
-        numpy_core.multiarray._reconstruct,
-        numpy_core.multiarray.scalar,
+        *reconstruct,
         *dtypes,
     ]
 
 
 def read_checkpoint(path: str | Path) -> dict:
     """Read a checkpoint file or URL with ``weights_only=True``.
+
+    Args:
+        path: File or URL.
+
+    Returns:
+        What the file holds: the tensors by name, or a container around them.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -92,7 +104,7 @@ def read_checkpoint(path: str | Path) -> dict:
             'download the file first'
         )
     try:
-        with torch.serialization.safe_globals(_safe_globals()):
+        with torch.serialization.safe_globals(safe_classes()):
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         size = path.stat().st_size
@@ -112,6 +124,9 @@ def read_state_dict(path: str | Path, prefix: str = '') -> dict[str, Tensor]:
     Args:
         path: File or URL.
         prefix: For example ``'backbone.'`` to take the backbone out of a pose estimator.
+
+    Returns:
+        Tensors by name.
 
     Raises:
         FileNotFoundError: There is no such file.

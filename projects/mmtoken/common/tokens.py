@@ -169,9 +169,7 @@ class TokenSet:
             batch = self.x.shape[0]
             tokens = self.assign_idx[:, order[0]]  # B N0, sorted by map cell
             per_sample = counts.repeat(batch, 1).flatten()
-            bags = Bags(
-                flatten_rows(tokens, self.num_tokens), per_sample.cumsum(0) - per_sample
-            )
+            bags = Bags(flatten_rows(tokens, self.num_tokens), per_sample.cumsum(0) - per_sample)
             self._cache[key] = bags, counts[..., None]
         return self._cache[key]
 

@@ -6,6 +6,7 @@ merged by a CTM block between stages. Parameter names are those of the released 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from mmengine.registry import MODELS
@@ -177,7 +178,7 @@ class TCFormer(Backbone):
             raise ValueError(f'density_noise must not be negative, got {density_noise}; use 0')
         if local_parts is not None:
             check_length('local_parts', local_parts, NUM_STAGES - 1, 'transition')
-            pairs = zip(local_parts, local_parts[1:])
+            pairs = itertools.pairwise(local_parts)
             if min(local_parts) < 1 or any(fine % coarse for fine, coarse in pairs):
                 raise ValueError(
                     'each entry of local_parts must be positive and divisible by the next, got '

@@ -182,7 +182,10 @@ def part_order(local_parts: tuple[int, ...]) -> list[tuple[int, int]]:
     """Finest parts (row, column), ordered so that every coarser part is a contiguous run.
 
     Args:
-        local_parts: Parts per side, finest first, each divided by the next, e.g. ``(4, 2, 1)``.
+        local_parts: Parts per side, finest first, each divisible by the next, e.g. ``(4, 2, 1)``.
+
+    Returns:
+        ``local_parts[0] ** 2`` places.
     """
     *finer, coarsest = local_parts
     if not finer:
@@ -207,6 +210,9 @@ def grid_parts(hw: HW, local_parts: tuple[int, ...], device: torch.device) -> Pa
         hw: Grid size; both sides at least ``local_parts[0]``.
         local_parts: Parts per side at this and the later stages, see :func:`part_order`.
         device: Where the index lives.
+
+    Returns:
+        The parts, in the order of :func:`part_order`.
 
     Raises:
         ValueError: The grid has fewer rows or columns than there are parts.
