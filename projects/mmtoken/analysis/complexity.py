@@ -1,0 +1,365 @@
+"""Count parameters and multiply-adds, with fused attention, clustering and token pooling.
+
+One multiply with one add counts 1. Operations are seen where PyTorch dispatches them
+(``torch.utils.flop_counter``), whatever layer or function they come from:
+
+    linear      matrix products of layers and of functional calls
+    conv        convolutions, depthwise and 1x1 ones included
+    attention   both products of attention, fused or explicit
+    clustering  distances between tokens: N * M * C for N x M distances
+    transforms  sums over gathered rows (tokens to map and back, merging): 1 per number added
+
+Biases, norms, activations, softmax, pooling, sorting and searching count 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+aten = torch.ops.aten
+
+KINDS = ('linear', 'conv', 'attention', 'clustering', 'transforms')
+# Modules whose own matrix products, those of their children excepted, are clustering.
+CLUSTERING_MODULES = {'ClusteringTokenMerge'}
+OTHER = 'other'
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One dispatched operation that somebody may want to count.
+
+    Args:
+        path: Names of the running modules, outermost first.
+        op: Name of the operation, e.g. ``'addmm'``.
+        kind: One of ``KINDS``, or None for what counts 0 here.
+        macs: Multiply-adds.
+        sizes: Shapes of the tensor arguments.
+        out_size: Shape of the (first) result.
+        has_bias: Of convolutions, whether a bias is added.
+    """
+
+    path: tuple[str, ...]
+    op: str
+    kind: str | None
+    macs: int
+    sizes: tuple[tuple[int, ...], ...]
+    out_size: tuple[int, ...]
+    has_bias: bool = False
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Counts by row (stage, neck, head) and kind.
+
+    Args:
+        macs: Row to kind to multiply-adds.
+        params: Row to kind of layer (linear, conv, norm, other) to number of parameters.
+        operations: What was counted, one by one.
+        uncounted: Modules with weight matrices that ran without a countable operation, e.g.
+            compiled operators of a host.
+    """
+
+    macs: dict[str, dict[str, int]]
+    params: dict[str, dict[str, int]]
+    operations: tuple[Operation, ...] = field(repr=False, default=())
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def total_macs(self) -> int:
+        """Multiply-adds of all rows."""
+        return sum(sum(kinds.values()) for kinds in self.macs.values())
+
+    @property
+    def total_params(self) -> int:
+        """Parameters of all rows."""
+        return sum(sum(kinds.values()) for kinds in self.params.values())
+
+    def macs_of(self, kind: str) -> int:
+        """Multiply-adds of one kind."""
+        return sum(kinds.get(kind, 0) for kinds in self.macs.values())
+
+
+def _attention_macs(q: Tensor, k: Tensor, v: Tensor) -> int:
+    """``q (..., N, d)``, ``k (..., M, d)``, ``v (..., M, dv)``."""
+    return prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+
+
+def _distance_macs(a: Tensor, b: Tensor) -> int:
+    """``a (..., N, C)``, ``b (..., M, C)``."""
+    return prod(a.shape) * b.shape[-2]
+
+
+def _bag_macs(table: Tensor, rows: Tensor) -> int:
+    return rows.numel() * table.shape[-1]
+
+
+def _added_macs(_target: Tensor, _dim: int, _index: Tensor, source: Tensor) -> int:
+    return source.numel() if source.is_floating_point() else 0
+
+
+# what torch's registry lacks: the argument count each formula reads, kind, formula
+_OURS: dict[str, tuple[int, str | None, Callable[..., int]]] = {
+    '_scaled_dot_product_flash_attention_for_cpu': (3, 'attention', _attention_macs),
+    '_scaled_dot_product_fused_attention_overrideable': (3, 'attention', _attention_macs),
+    '_euclidean_dist': (2, 'clustering', _distance_macs),
+    '_cdist_forward': (2, 'clustering', _distance_macs),
+    '_embedding_bag': (2, 'transforms', _bag_macs),
+    '_embedding_bag_forward_only': (2, 'transforms', _bag_macs),
+    'index_add': (4, 'transforms', _added_macs),
+    'index_add_': (4, 'transforms', _added_macs),
+    'scatter_add': (4, 'transforms', _added_macs),
+    'scatter_add_': (4, 'transforms', _added_macs),
+    'mv': (2, 'linear', lambda matrix, _vector: matrix.numel()),
+    'dot': (2, 'linear', lambda a, _b: a.numel()),
+    # seen, so that other conventions can count them; 0 in ours
+    'native_layer_norm': (1, None, lambda _x: 0),
+    'avg_pool2d': (1, None, lambda _x: 0),
+}
+_MATRIX_PRODUCTS = {'mm', 'addmm', 'bmm', 'baddbmm', '_scaled_mm'}
+
+
+class _Watch:
+    """Keeps the path of running modules and writes down every countable operation."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.operations: list[Operation] = []
+        self.ran: set[str] = set()
+        self._path: list[tuple[str, nn.Module]] = []
+        self._model = model
+
+    def formulas(self) -> dict[Any, Callable[..., int]]:
+        """Torch's formulas and ours, each writing down what it sees."""
+        found = {
+            packet: self._writing(packet.__name__, None, formula)
+            for packet, formula in flop_registry.items()
+            if hasattr(packet, 'overloads') and 'backward' not in packet.__name__
+        }
+        for name, (count, kind, formula) in _OURS.items():
+            if hasattr(aten, name):
+                found[getattr(aten, name)] = self._writing(name, kind, _first(count, formula))
+        return found
+
+    def _writing(
+        self, op: str, kind: str | None, formula: Callable[..., int]
+    ) -> Callable[..., int]:
+        def write(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+            flops = formula(*args, out_val=out_val, **kwargs)
+            result = out_val[0] if isinstance(out_val, (tuple, list)) else out_val
+            self.operations.append(
+                Operation(
+                    path=tuple(name for name, _ in self._path),
+                    op=op,
+                    kind=kind if op in _OURS else self._kind(op),
+                    macs=flops // 2,
+                    sizes=tuple(tuple(a.shape) for a in args if isinstance(a, Tensor)),
+                    out_size=tuple(result.shape),
+                    has_bias='conv' in op and len(args) > 2 and args[2] is not None,
+                )
+            )
+            return flops
+
+        write._get_raw = True  # FlopCounterMode then passes tensors instead of shapes
+        return write
+
+    def _kind(self, op: str) -> str:
+        innermost = self._path[-1][1] if self._path else None
+        if 'conv' in op:
+            return 'conv'
+        if 'attention' in op:
+            return 'attention'
+        if type(innermost).__name__ in CLUSTERING_MODULES:
+            return 'clustering'
+        if isinstance(innermost, nn.Linear) or op not in ('bmm', 'baddbmm'):
+            return 'linear'
+        return 'attention'
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        handles = []
+        for name, module in self._model.named_modules():
+
+            def enter(module: nn.Module, _args: Any, name: str = name) -> None:
+                self._path.append((name, module))
+                self.ran.add(name)
+
+            def leave(*_unused: Any) -> None:
+                self._path.pop()
+
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _first(count: int, formula: Callable[..., int]) -> Callable[..., int]:
+    """Pass the first arguments on, and turn multiply-adds into torch's unit, which is half."""
+    return lambda *args, **_unused: 2 * formula(*args[:count])
+
+
+def stage_rows(model: nn.Module) -> dict[str, str]:
+    """Which modules make up which row: qualified module name to label.
+
+    A backbone of this suite names its own stages. Of any other model each child is a row, and
+    each entry where the child is a list. A model with a ``backbone`` has the backbone's rows,
+    then one for each other child (neck, head).
+    """
+    if isinstance(getattr(model, 'backbone', None), nn.Module):
+        rows = {f'backbone.{name}': label for name, label in stage_rows(model.backbone).items()}
+        rows.update({name: name for name, _ in model.named_children() if name != 'backbone'})
+        return rows
+    if hasattr(model, 'stage_modules'):
+        labels = ['stem', *(f'stage {i}' for i in range(1, len(model.stage_modules)))]
+        return {name: label for label, names in zip(labels, model.stage_modules) for name in names}
+    rows = {}
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            rows.update({f'{name}.{i}': f'{name}.{i}' for i in range(len(child))})
+        else:
+            rows[name] = name
+    return rows
+
+
+def _row(name: str, rows: dict[str, str]) -> str:
+    parts = name.split('.')
+    for length in range(len(parts), 0, -1):
+        label = rows.get('.'.join(parts[:length]))
+        if label is not None:
+            return label
+    return OTHER
+
+
+def _parameter_kind(module: nn.Module) -> str:
+    if isinstance(module, nn.Linear):
+        return 'linear'
+    if isinstance(module, _ConvNd):
+        return 'conv'
+    norms = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+    return 'norm' if isinstance(module, norms) else OTHER
+
+
+def count_parameters(
+    model: nn.Module, rows: dict[str, str] | None = None
+) -> dict[str, dict[str, int]]:
+    """Number of parameters by row and kind of layer; shared ones count once."""
+    rows = stage_rows(model) if rows is None else rows
+    counts: dict[str, dict[str, int]] = {label: {} for label in rows.values()}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            kinds = counts.setdefault(_row(name, rows), {})
+            kind = _parameter_kind(module)
+            kinds[kind] = kinds.get(kind, 0) + parameter.numel()
+    return {label: kinds for label, kinds in counts.items() if kinds}
+
+
+@torch.no_grad()
+def count_complexity(
+    model: nn.Module,
+    run: Callable[[], Any],
+    rows: dict[str, str] | None = None,
+) -> Complexity:
+    """Count what ``model`` does during one call of ``run``.
+
+    Args:
+        model: In whatever mode it is in; counts are per call, so let ``run`` feed one image.
+        run: Calls the model, e.g. ``lambda: model(torch.zeros(1, 3, 224, 224))``.
+        rows: See :func:`stage_rows`, which is the default.
+
+    Returns:
+        The counts.
+    """
+    rows = stage_rows(model) if rows is None else rows
+    watch = _Watch(model)
+    counter = FlopCounterMode(display=False, custom_mapping=watch.formulas())
+    with _plain_multi_head_attention(), watch.attached(), counter:
+        run()
+    macs: dict[str, dict[str, int]] = {label: {} for label in rows.values()}
+    for operation in watch.operations:
+        if operation.kind is not None:
+            kinds = macs.setdefault(_row(_innermost(operation), rows), {})
+            kinds[operation.kind] = kinds.get(operation.kind, 0) + operation.macs
+    params = count_parameters(model, rows)
+    return Complexity(
+        macs={label: kinds for label, kinds in macs.items() if kinds or label in params},
+        params=params,
+        operations=tuple(watch.operations),
+        uncounted=_uncounted(model, watch),
+    )
+
+
+def _innermost(operation: Operation) -> str:
+    return operation.path[-1] if operation.path else ''
+
+
+def _uncounted(model: nn.Module, watch: _Watch) -> tuple[str, ...]:
+    """Modules that ran and own a weight matrix, but did nothing countable themselves."""
+    busy = {_innermost(operation) for operation in watch.operations}
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if name in watch.ran - busy
+        and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        and any(
+            key.endswith('weight') and parameter.ndim > 1
+            for key, parameter in module.named_parameters(recurse=False)
+        )
+    )
+
+
+@contextlib.contextmanager
+def _plain_multi_head_attention() -> Iterator[None]:
+    """Keep ``nn.MultiheadAttention`` off its fused evaluation path, which nothing can see into."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def format_table(complexity: Complexity) -> str:
+    """The counts as an aligned table: a line per row, a column per kind, in millions."""
+    kinds = [kind for kind in KINDS if complexity.macs_of(kind)]
+    kinds += sorted({k for row in complexity.macs.values() for k in row} - set(KINDS))
+    header = ['', 'params M', *(f'{kind} G' for kind in kinds), 'total G', 'share']
+    total = complexity.total_macs
+    lines = [header]
+    for label in dict.fromkeys([*complexity.macs, *complexity.params]):
+        counts = complexity.macs.get(label, {})
+        lines.append(
+            _line(label, complexity.params.get(label, {}), [counts.get(k, 0) for k in kinds], total)
+        )
+    sums = [complexity.macs_of(kind) for kind in kinds]
+    lines.append(_line('total', {'': complexity.total_params}, sums, total))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    text = [
+        '  '.join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths))
+        )
+        for line in lines
+    ]
+    rule = '-' * len(text[0])
+    return '\n'.join([text[0], rule, *text[1:-1], rule, text[-1]])
+
+
+def _line(label: str, params: dict[str, int], counts: list[int], total: int) -> list[str]:
+    share = f'{100 * sum(counts) / total:.1f} %' if total else '-'
+    cells = [f'{count / 1e9:.3f}' if count else '-' for count in [*counts, sum(counts)]]
+    return [label, f'{sum(params.values()) / 1e6:.3f}', *cells, share]

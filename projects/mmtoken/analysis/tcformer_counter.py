@@ -1,0 +1,146 @@
+"""Count TCFormer as its authors' own tool did, to compare with the figures they published.
+
+Their counter is a layer-by-layer one (mmcv's), to which they added formulas for what it cannot
+see. It differs from :mod:`mmtoken.analysis.complexity` in these rules (N tokens, M keys, C
+channels, N0 grid cells, k neighbours):
+
+    conv        one more per output for the bias; the linear laterals of MTA are convolutions
+    norm        2 per number in a LayerNorm;  pool: 1 per number that is averaged
+    attention   2 * N * min(N, M) * C: the first block of stage 4 has 4 times more keys than
+                queries, and is counted as if it had not
+    clustering  N^2 C (distances) + N^2 (denser?) + k N (density) + N C (merging), per part
+    transforms  N0 * (C + 4) for each map read from tokens or spread to tokens, and each
+                interpolation between token sets; where tokens are the grid itself, only in the
+                first CTM and for the keys and the result of MTA's finest level
+
+These rules are inferred, not copied: published are only the sums, and every one of them comes
+out in both decimals. N^2 next to N^2 C follows from the figures for local clustering. Terms below
+0.1 % (bias, pool, k N, N C, the exceptions for the grid) are not told apart by the sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any
+
+from torch import nn
+
+from ..tcformer.blocks import TokenAttention
+from ..tcformer.merging import ClusteringTokenMerge, TokenConv
+from ..tcformer.mta_neck import MTA
+from .complexity import Complexity, Operation, _innermost, _row, count_complexity, stage_rows
+
+Entry = tuple[str, str, int]  # module, kind, multiply-adds
+INDEX_COST = 4  # per grid cell of a transform, besides its channels
+
+
+def count_as_published(
+    model: nn.Module, run: Callable[[], Any], rows: dict[str, str] | None = None
+) -> Complexity:
+    """:func:`~mmtoken.analysis.complexity.count_complexity` by the rules above.
+
+    Args:
+        model: A TCFormer, with or without an MTA neck and a head.
+        run: Calls it with one image.
+        rows: See :func:`~mmtoken.analysis.complexity.stage_rows`.
+
+    Raises:
+        ValueError: The model contains no TCFormer.
+    """
+    if not any(isinstance(module, ClusteringTokenMerge) for module in model.modules()):
+        raise ValueError(
+            f"the convention 'original' is that of TCFormer, got a {type(model).__name__} without "
+            "any; use the convention 'exact'"
+        )
+    rows = stage_rows(model) if rows is None else rows
+    entries: list[Entry] = []
+    with _formulas_attached(model, entries):
+        exact = count_complexity(model, run, rows)
+    entries += [entry for operation in exact.operations for entry in _layer_entries(operation)]
+    macs: dict[str, dict[str, int]] = {label: {} for label in exact.macs}
+    for name, kind, count in entries:
+        kinds = macs.setdefault(_row(name, rows), {})
+        kinds[kind] = kinds.get(kind, 0) + count
+    return Complexity(macs, exact.params, exact.operations, exact.uncounted)
+
+
+def _layer_entries(operation: Operation) -> Iterator[Entry]:
+    """What the layer-by-layer counter makes of an operation."""
+    name = _innermost(operation)
+    if operation.kind == 'conv':
+        bias = prod(operation.out_size) if operation.has_bias else 0
+        yield name, 'conv', operation.macs + bias
+    elif operation.kind == 'attention':
+        queries, keys = operation.sizes[:2]
+        seen = min(1.0, queries[-2] / keys[-2])
+        yield name, 'attention', round(operation.macs * seen)
+    elif operation.kind == 'linear':
+        yield name, 'linear', operation.macs
+    elif operation.op == 'native_layer_norm':
+        yield name, 'norm', 2 * prod(operation.sizes[0])
+    elif operation.op == 'avg_pool2d':
+        yield name, 'pool', prod(operation.sizes[0])
+
+
+def _merge_entries(name: str, module: ClusteringTokenMerge, args: tuple) -> Iterator[Entry]:
+    tokens, k = args[0], module.num_neighbors
+    parts = 1 if module.local_parts is None else module.local_parts[0] ** 2
+    count, dim = tokens.num_tokens / parts, module.score.in_features
+    yield name, 'clustering', round(parts * (count**2 * (dim + 1) + k * count + count * dim))
+
+
+def _conv_entries(name: str, module: TokenConv, args: tuple) -> Iterator[Entry]:
+    tokens = args[0]
+    if not tokens.on_grid or module.stride[0] > 1:
+        channels = module.in_channels + module.out_channels
+        yield name, 'transforms', prod(tokens.init_hw) * (channels + 2 * INDEX_COST)
+
+
+def _key_entries(name: str, module: TokenAttention, args: tuple, in_neck: bool) -> Iterator[Entry]:
+    key = args[1]
+    on_map = module.sr_ratio > 1 and (in_neck or not key.on_grid)
+    if on_map or module.reduction == 'cluster':
+        yield name, 'transforms', prod(key.init_hw) * (key.x.shape[-1] + INDEX_COST)
+
+
+def _neck_entries(name: str, module: MTA, args: tuple) -> Iterator[Entry]:
+    tokens = [args[0][level] for level in module.levels]
+    transform = prod(tokens[0].init_hw) * (module.out_channels + INDEX_COST)
+    # interpolation to every level but the last, and a map of every level
+    yield name, 'transforms', (2 * len(tokens) - 1) * transform
+    yield name, 'conv', sum(level.num_tokens for level in tokens) * module.out_channels
+
+
+@contextlib.contextmanager
+def _formulas_attached(model: nn.Module, entries: list[Entry]) -> Iterator[None]:
+    """Add the formulas' entries while modules run."""
+    necks = [name for name, module in model.named_modules() if isinstance(module, MTA)]
+
+    def formula(name: str, module: nn.Module) -> Callable[[tuple], Iterator[Entry]] | None:
+        if isinstance(module, ClusteringTokenMerge):
+            return lambda args: _merge_entries(name, module, args)
+        if isinstance(module, TokenConv):
+            return lambda args: _conv_entries(name, module, args)
+        if isinstance(module, TokenAttention):
+            in_neck = any(name.startswith(f'{neck}.' if neck else '') for neck in necks)
+            return lambda args: _key_entries(name, module, args, in_neck)
+        if isinstance(module, MTA):
+            return lambda args: _neck_entries(name, module, args)
+        return None
+
+    handles = []
+    for name, module in model.named_modules():
+        entries_of = formula(name, module)
+        if entries_of is not None:
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda _module, args, entries_of=entries_of: entries.extend(entries_of(args))
+                )
+            )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,149 @@
+"""Parameters and multiply-adds of a model, per stage and per kind of operation.
+
+python tools/analysis/complexity.py CONFIG --shape H W [--part backbone] [--json FILE] ...
+
+Fused attention, clustering and token transforms are counted, which the hosts' tool does not see.
+One multiply with one add counts 1. Nothing is computed: shapes alone run through the model,
+unless they depend on values (region proposals), where it runs on the CPU instead.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _models import (
+    PARTS,
+    UsageError,
+    add_config_options,
+    build_part,
+    check_side,
+    environment,
+    read_config,
+    run,
+)
+from mmtoken.analysis.complexity import Complexity, count_complexity, format_table
+from mmtoken.analysis.tcformer_counter import count_as_published
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+CONVENTIONS = {
+    'exact': 'one multiply + one add = 1; matrix products, convolutions, attention, clustering '
+    'distances (N M C), sums of token transforms; biases, norms, activations, pooling and sorting '
+    'count 0',
+    'original': "as TCFormer's authors counted: biases of convolutions, 2 per normalised number, "
+    'N^2 (C + 1) + k N + N C per clustering, N0 (C + 4) per token transform, too few keys in the '
+    'first block of stage 4 (mmtoken/analysis/tcformer_counter.py)',
+}
+COUNTERS = {'exact': count_complexity, 'original': count_as_published}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Count parameters and multiply-adds of a model')
+    add = parser.add_argument
+    add('config', help='config file of any host')
+    add('--shape', type=int, nargs=2, required=True, metavar=('H', 'W'), help='input in pixels')
+    add('--part', choices=PARTS, default='head', help='how far to go; head is the whole model')
+    add('--convention', choices=sorted(CONVENTIONS), default='exact')
+    add('--device', choices=['auto', 'fake', 'cpu', 'cuda'], default='auto', help='(auto)')
+    add('--json', type=Path, metavar='FILE', help='write the numbers as well')
+    add_config_options(parser)
+    return parser.parse_args(argv)
+
+
+def count(
+    model: nn.Module, shape: tuple[int, int], convention: str = 'exact', device: str = 'auto'
+) -> Complexity:
+    """Count one image of ``shape``.
+
+    Args:
+        model: Takes images ``(1, 3, H, W)``; its mode is kept.
+        shape: H and W.
+        convention: A key of ``CONVENTIONS``.
+        device: ``'fake'`` runs shapes only; ``'auto'`` falls back from it to the CPU.
+    """
+    counter = COUNTERS[convention]
+
+    def feed(where: str) -> Callable[[], Any]:
+        return lambda: model(torch.zeros(1, 3, *shape, device=where))
+
+    try:
+        if device in ('auto', 'fake'):
+            try:
+                with FakeTensorMode(allow_non_fake_inputs=True):
+                    return counter(model, feed('cpu'))
+            except (RuntimeError, NotImplementedError, TypeError) as error:
+                if device == 'fake':
+                    raise UsageError(
+                        f'this model needs values, not shapes alone ({type(error).__name__}); '
+                        'use --device cpu'
+                    ) from error
+                note = 'shapes depend on values here: running on the CPU'
+                print(f'{note} ({type(error).__name__})', file=sys.stderr)
+        where = 'cpu' if device == 'auto' else device
+        return counter(model.to(where), feed(where))
+    except ValueError as error:  # an image that is too small, a convention that does not apply
+        raise UsageError(str(error)) from error
+
+
+def report(args: argparse.Namespace, complexity: Complexity) -> str:
+    """Header, table and what has to be said about it."""
+    height, width = args.shape
+    header = [
+        f'{args.config}, part: {args.part}, one image of {height} x {width}',
+        f'convention {args.convention}: {CONVENTIONS[args.convention]}',
+        ', '.join(f'{key} {value}' for key, value in environment().items()),
+    ]
+    layers: dict[str, int] = {}
+    for kinds in complexity.params.values():
+        for kind, number in kinds.items():
+            layers[kind] = layers.get(kind, 0) + number
+    footer = [
+        f'{complexity.total_params:,} parameters: '
+        + ', '.join(f'{kind} {number:,}' for kind, number in layers.items()),
+        f'{complexity.total_macs:,} multiply-adds ({complexity.total_macs / 1e9:.2f} G)',
+    ]
+    if complexity.uncounted:
+        footer.append(
+            'NOT counted, because PyTorch does not see what they compute: '
+            + ', '.join(complexity.uncounted)
+        )
+    return '\n'.join([*header, '', format_table(complexity), '', *footer])
+
+
+def as_json(args: argparse.Namespace, complexity: Complexity) -> dict[str, Any]:
+    """All numbers, unrounded."""
+    return dict(
+        config=args.config,
+        part=args.part,
+        shape=args.shape,
+        convention=args.convention,
+        unit=CONVENTIONS[args.convention],
+        **environment(),
+        macs=complexity.macs,
+        params=complexity.params,
+        total_macs=complexity.total_macs,
+        total_params=complexity.total_params,
+        uncounted=complexity.uncounted,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Count, print, and write what was asked for."""
+    args = parse_args(argv)
+    check_side(args.shape)
+    cfg = read_config(args.config, args.cfg_options)
+    model = build_part(cfg, args.part).eval()
+    complexity = count(model, tuple(args.shape), args.convention, args.device)
+    print(report(args, complexity))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(as_json(args, complexity), indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    run(main)
