@@ -16,6 +16,18 @@ from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_state_dict
 
 
+def check_launcher(cfg: Config) -> None:
+    """Raise if several processes are to share a machine on which mmengine cannot tell them apart.
+
+    It gives each process its own accelerator, whatever the backend of torch.distributed.
+    """
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        raise UsageError(
+            f'--launcher needs one accelerator per process, got {cfg.launcher!r} with device=cpu; '
+            'run a single process without --launcher'
+        )
+
+
 def check_amp(cfg: Config) -> None:
     """Raise if the config asks for mixed precision where mmengine has none."""
     if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':

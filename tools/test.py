@@ -11,7 +11,7 @@ import os.path as osp
 from copy import deepcopy
 
 import mmengine
-from _checks import StrictLoadHook, build_loop, check_files, read_checkpoint
+from _checks import StrictLoadHook, build_loop, check_files, check_launcher, read_checkpoint
 from _cli import UsageError, build_runner, load_config, make_parser, run
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
@@ -116,6 +116,7 @@ def main() -> None:
     """Make the config that the command line asks for, check what it needs, and evaluate."""
     args = parse_args()
     cfg = load_config(args)
+    check_launcher(cfg)
     cfg.load_from = args.checkpoint
     read_checkpoint(args.checkpoint)
     check_files(cfg, 'test')

@@ -9,7 +9,14 @@ wins; ``data_root`` is a real option; wrong files and checkpoints stop the run b
 
 import argparse
 
-from _checks import StrictLoadHook, build_loop, check_amp, check_files, read_checkpoint
+from _checks import (
+    StrictLoadHook,
+    build_loop,
+    check_amp,
+    check_files,
+    check_launcher,
+    read_checkpoint,
+)
 from _cli import UsageError, build_runner, load_config, make_parser, run
 from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -78,6 +85,7 @@ def main() -> None:
     if args.amp:
         use_amp(cfg)
     check_amp(cfg)
+    check_launcher(cfg)
     if args.auto_scale_lr:
         scale_lr(cfg)
     if args.resume:

@@ -221,9 +221,9 @@ def test_contract_catches_a_misspelt_key(mistake, tmp_path):
         run_contract(cfg, tmp_path)
 
 
-def test_unlabelled_joints_weigh_nothing():
+@pytest.mark.parametrize('path', [path for path in CONFIGS if 'lsp' in path.name], ids=name)
+def test_unlabelled_joints_weigh_nothing(path):
     """LSP-Extended has junk coordinates where its visibility is 0."""
-    (path,) = (path for path in FOLDER.rglob('*lsp-extended*.py') if '_base_' not in path.parts)
     sample = OneSample(load(path).train_dataloader.dataset, pose_sample)[0]
     weights = sample['data_samples'].gt_instance_labels.keypoint_weights
     assert weights.shape == (1, 14)

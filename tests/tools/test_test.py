@@ -134,6 +134,86 @@ def test_weights_of_data_parallel_training(test, checkpoint, tmp_path):
     assert (tmp_path / 'm.json').is_file()
 
 
+# a small TCFormer whose maps feed the heads of the other hosts
+BACKBONE = """dict(
+    _delete_=True, type='TCFormer', out_type='maps', arch=dict(
+        depths=(1, 1, 1, 1), embed_dims=(16, 32, 64, 64), num_heads=(1, 1, 2, 2),
+        mlp_ratios=(2, 2, 2, 2), sr_ratios=(8, 4, 2, 1)))"""
+CONFIGS = dict(
+    mmseg=f"""
+_base_ = 'mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'
+custom_imports = dict(imports=['mmtoken'])
+data_root = 'data/demo'
+model = dict(
+    pretrained=None, auxiliary_head=None, backbone={BACKBONE},
+    data_preprocessor=dict(size=(64, 64)),
+    decode_head=dict(in_channels=64, channels=16, num_classes=11, norm_cfg=dict(type='BN')))
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+crop = dict(type='RandomCrop', crop_size=(64, 64))
+pack = dict(type='PackSegInputs')
+data = dict(
+    type='BaseSegDataset', data_root=data_root, img_suffix='.png', seg_map_suffix='.png',
+    metainfo=dict(classes=tuple('abcdefghijk'), palette=[[i, i, i] for i in range(11)]))
+train_dataloader = dict(
+    _delete_=True, batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler'),
+    dataset=dict(data, pipeline=[*load, crop, pack], data_prefix=dict(
+        img_path='img_dir/train', seg_map_path='ann_dir/train')))
+val_dataloader = dict(
+    _delete_=True, batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(data, pipeline=[*load, pack], data_prefix=dict(
+        img_path='img_dir/val', seg_map_path='ann_dir/val')))
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1))
+flip = [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)]
+tta_model = dict(type='SegTTAModel')
+tta_pipeline = [load[0], dict(type='TestTimeAug', transforms=[flip, [load[1]], [pack]])]
+""",
+    mmdet=f"""
+_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+custom_imports = dict(imports=['mmtoken'])
+data_root = 'data/demo/'
+model = dict(
+    backbone={BACKBONE},
+    neck=dict(in_channels=[16, 32, 64, 64], out_channels=16),
+    bbox_head=dict(num_classes=2, in_channels=16, feat_channels=16, stacked_convs=1))
+in_process = dict(batch_size=2, num_workers=0, persistent_workers=False)
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(128, 96), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs')]
+files = dict(
+    _delete_=True, type='CocoDataset', data_root=data_root, pipeline=pipeline,
+    metainfo=dict(classes=('person', 'ball')))
+train_dataloader = dict(in_process, dataset=dict(
+    files, ann_file='annotations/instances_train.json',
+    data_prefix=dict(img='img_dir/train/')))
+val_dataloader = dict(in_process, dataset=dict(
+    files, ann_file='annotations/instances_val.json', data_prefix=dict(img='img_dir/val/'),
+    test_mode=True))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+""",
+)
+
+
+@pytest.mark.parametrize(('host', 'out'), [('mmseg', 'masks'), ('mmdet', 'boxes.pkl')])
+def test_the_other_hosts_train_and_evaluate(commands, few_images, tmp_path, host, out):
+    pytest.importorskip(host, reason=f'{host} is not installed')
+    config = tmp_path / 'config.py'
+    config.write_text(CONFIGS[host])
+    places = ('--data-root', few_images, '--work-dir', tmp_path / 'work_dir')
+    commands.call('train', config, *places)
+    (checkpoint,) = (tmp_path / 'work_dir').glob('*_1.pth')
+    out = tmp_path / out
+    commands.call('test', config, checkpoint, *places, '--tta', '--out', out)
+    written = list(out.iterdir()) if out.is_dir() else pickle.loads(out.read_bytes())
+    assert len(written) == 1
+
+
 @pytest.mark.parametrize(
     ('host', 'expected'),
     [

@@ -142,6 +142,12 @@ def test_amp_on_a_cpu(train, tmp_path, monkeypatch):
         train(tmp_path, '--amp')
 
 
+def test_several_processes_on_a_cpu(train, tmp_path, monkeypatch):
+    monkeypatch.setattr('_checks.get_device', lambda: 'cpu')
+    with pytest.raises(UsageError, match=r"one accelerator per process, got 'pytorch' .*=cpu; run"):
+        train(tmp_path, '--launcher', 'pytorch')
+
+
 def test_amp_of_another_wrapper(train, tmp_path):
     with pytest.raises(UsageError, match='replaces an OptimWrapper, got .*DeepSpeedOptimWrapper'):
         train(tmp_path, '--amp', options=('optim_wrapper.type=DeepSpeedOptimWrapper',))
