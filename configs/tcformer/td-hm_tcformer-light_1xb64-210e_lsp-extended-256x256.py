@@ -6,10 +6,7 @@ DIR holds person_keypoints_{train,val}.json and images/. The host's own train.py
 --data-root: there, set {train,val,test}_dataloader.dataset.data_root with --cfg-options.
 """
 
-_base_ = [
-    './td-hm_tcformer-light_8xb64-210e_coco-256x192.py',
-    '../_base_/datasets/lsp_extended.py',
-]
+_base_ = './td-hm_tcformer-light_8xb64-210e_coco-256x192.py'
 
 # athletes lie, jump and hang upside down: a square crop
 codec = dict(type='MSRAHeatmap', input_size=(256, 256), heatmap_size=(64, 64), sigma=2)
@@ -33,13 +30,15 @@ val_pipeline = [
 ]
 
 data_root = 'data/lsp_extended'
+# the folder of this file: from_file alone would be looked up in the working directory
+metainfo = dict(from_file='{{ fileDirname }}/../_base_/datasets/lsp_extended.py')
 # Unlabelled joints carry visibility 0 in the annotation and with it no weight in the loss.
 train_dataloader = dict(
     dataset=dict(
         data_root=data_root,
         ann_file='person_keypoints_train.json',
         data_prefix=dict(img='images/'),
-        metainfo=_base_.dataset_info,
+        metainfo=metainfo,
         pipeline=train_pipeline,
     )
 )
@@ -49,7 +48,7 @@ val_dataloader = dict(
         ann_file='person_keypoints_val.json',
         data_prefix=dict(img='images/'),
         bbox_file=None,  # annotated boxes
-        metainfo=_base_.dataset_info,
+        metainfo=metainfo,
         pipeline=val_pipeline,
     )
 )
