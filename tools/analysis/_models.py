@@ -19,7 +19,7 @@ from _cli import UsageError, check_options, run
 from mmtoken.compat import make_host_configs_loadable
 
 __all__ = ['UsageError', 'run']  # from _cli, for the scripts here
-PARTS = ('backbone', 'neck', 'head')
+PARTS = ('backbone', 'neck', 'model')
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,19 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override config fields, e.g. model.backbone.arch=large',
     )
+
+
+def parse_options(texts: list[str]) -> dict[str, Any]:
+    """``['a.b=1', 'c=x']`` as ``--cfg-options`` reads them."""
+    parser = argparse.ArgumentParser()
+    add_config_options(parser)
+    bad = [text for text in texts if '=' not in text]
+    if bad or not texts:
+        raise UsageError(
+            f'--variant must be NAME KEY=VALUE ..., got {" ".join(bad) or "a name alone"!r}; '
+            'for example --variant local model.backbone.local_parts=4,2,1'
+        )
+    return parser.parse_args(['--cfg-options', *texts]).cfg_options
 
 
 def read_config(path: str, options: dict[str, Any]) -> Config:
@@ -91,6 +104,12 @@ class WholeModel(nn.Module):
             self.add_module(name, child)
         self._call = [model]  # in a list: not a child
 
+    def train(self, mode: bool = True) -> 'WholeModel':
+        """Set the mode of the host's model, children and all."""
+        super().train(mode)
+        self._call[0].train(mode)
+        return self
+
     def forward(self, images: Tensor) -> Any:
         size = tuple(images.shape[2:])
         about = dict(
@@ -106,7 +125,7 @@ class WholeModel(nn.Module):
 
 
 def build_part(cfg: Config, part: str) -> nn.Module:
-    """Build ``'backbone'``, backbone and ``'neck'``, or all up to the ``'head'``; random weights.
+    """Build ``'backbone'``, backbone and ``'neck'``, or the whole ``'model'``; random weights.
 
     Backbone and neck of this suite need no host to be installed.
     """
@@ -114,10 +133,10 @@ def build_part(cfg: Config, part: str) -> nn.Module:
     if part == 'neck' and cfg.model.get('neck'):
         wanted.append(cfg.model.neck)
     ours = all(isinstance(c, dict) and c.get('type') in MODELS.module_dict for c in wanted)
-    if part == 'head' or not ours:
+    if part == 'model' or not ours:
         init_default_scope(cfg.get('default_scope') or 'mmengine')
     try:
-        if part == 'head':
+        if part == 'model':
             return WholeModel(MODELS.build(cfg.model))
         return Parts(*(MODELS.build(c) for c in wanted))
     except (ImportError, KeyError) as error:

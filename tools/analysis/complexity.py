@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add('config', help='config file of any host')
     add('--shape', type=int, nargs=2, required=True, metavar=('H', 'W'), help='input in pixels')
-    add('--part', choices=PARTS, default='head', help='how far to go; head is the whole model')
+    add('--part', choices=PARTS, default='model', help='how far to go (model)')
     add('--convention', choices=sorted(CONVENTIONS), default='exact')
     add('--device', choices=['auto', 'fake', 'cpu', 'cuda'], default='auto', help='(auto)')
     add('--json', type=Path, metavar='FILE', help='write the numbers as well')

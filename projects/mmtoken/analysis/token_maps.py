@@ -1,0 +1,136 @@
+"""What a model's tokens stand for, drawn over its input. Works through the recorder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..common.checks import HW
+from ..common.recorder import TokenRecorder, record_tokens
+from .drawing import add_title, cells_to_pixels, draw_heat, draw_regions
+
+
+@torch.no_grad()
+def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
+    """Run the backbone of ``model`` (or ``model`` itself) in eval mode, recording its tokens.
+
+    Raises:
+        ValueError: It records no token sets, so there is nothing to draw.
+    """
+    backbone = getattr(model, 'backbone', model)
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with record_tokens(backbone, attention=False) as recorder:
+            backbone(inputs)
+    finally:
+        backbone.train(was_training)
+    if not recorder.forwards or not any('tokens' in s for s in recorder.stages.values()):
+        raise ValueError(
+            'token maps need a backbone that records token sets, got '
+            f'{type(backbone).__name__}; use one of this suite, e.g. TCFormer'
+        )
+    return recorder
+
+
+def stage_labels(recorder: TokenRecorder, sample: int = 0) -> dict[int, np.ndarray]:
+    """Stage to the token that owns each grid cell, ``(H0, W0)`` integers."""
+    return {
+        stage: record['tokens'].assign_idx[sample].view(record['tokens'].init_hw).cpu().numpy()
+        for stage, record in sorted(recorder.stages.items())
+        if 'tokens' in record
+    }
+
+
+def stage_scores(recorder: TokenRecorder, sample: int = 0) -> dict[int, np.ndarray]:
+    """Stage to the importance score of the tokens that it merged, per grid cell ``(H0, W0)``.
+
+    A score is the logarithm of a token's weight in its cluster and a bonus on its attention.
+    """
+    labels = stage_labels(recorder, sample)
+    scores = {}
+    for stage, record in sorted(recorder.stages.items()):
+        if 'token_score' in record and stage - 1 in labels:
+            score = record['token_score'][sample, :, 0].float().cpu().numpy()
+            scores[stage] = score[labels[stage - 1]]
+    return scores
+
+
+def _check_images(inputs: Tensor, images: Sequence[np.ndarray]) -> None:
+    if len(images) != len(inputs):
+        raise ValueError(
+            f'draw needs one image per sample, got {len(images)} images for {len(inputs)} samples'
+        )
+    height, width = inputs.shape[2:]
+    for image in images:
+        if abs(image.shape[0] * width - image.shape[1] * height) > max(image.shape[:2]):
+            raise ValueError(
+                f'an image must show what the model sees, in the proportions of the input '
+                f'{height}x{width}, got {image.shape[0]}x{image.shape[1]}; crop or resize it'
+            )
+
+
+def draw_token_maps(
+    model: nn.Module, inputs: Tensor, images: Sequence[np.ndarray], titles: bool = True
+) -> list[dict[int, np.ndarray]]:
+    """Draw, for each image and stage, the regions of pixels that share a token.
+
+    Args:
+        model: A backbone of this suite, or a model that has one as ``backbone``.
+        inputs: ``(B, 3, H, W)``, normalised, where the model is.
+        images: The same B pictures, ``(h, w, 3)`` uint8 RGB, at any size of the same proportions.
+        titles: Put a strip with stage, number of tokens and map size above.
+
+    Returns:
+        For each image: stage, counted from 1, to ``(h, w, 3)`` uint8 (higher with a title).
+    """
+    _check_images(inputs, images)
+    recorder = record_backbone(model, inputs)
+    drawn = []
+    for sample, image in enumerate(images):
+        maps = {}
+        for stage, cells in stage_labels(recorder, sample).items():
+            labels = cells_to_pixels(cells, tuple(inputs.shape[2:]), image.shape[:2])
+            tokens = recorder.stages[stage]['tokens']
+            # cells of a grid need no hues to be told apart
+            picture = draw_regions(image, labels, tint=0.0 if tokens.on_grid else 0.5)
+            title = stage_title(stage, tokens.num_tokens, tokens.hw)
+            maps[stage] = add_title(picture, title) if titles else picture
+        drawn.append(maps)
+    return drawn
+
+
+def draw_score_maps(
+    model: nn.Module, inputs: Tensor, images: Sequence[np.ndarray], titles: bool = True
+) -> list[dict[int, np.ndarray]]:
+    """Draw, for each image and merging stage, the importance scores of the tokens it merged.
+
+    Args:
+        model: See :func:`draw_token_maps`.
+        inputs: See :func:`draw_token_maps`.
+        images: See :func:`draw_token_maps`.
+        titles: Put a strip with the stage and the range of the scores above.
+
+    Returns:
+        For each image: stage, counted from 1, to ``(h, w, 3)`` uint8 (higher with a title).
+    """
+    _check_images(inputs, images)
+    recorder = record_backbone(model, inputs)
+    drawn = []
+    for sample, image in enumerate(images):
+        maps = {}
+        for stage, cells in stage_scores(recorder, sample).items():
+            heat = cells_to_pixels(cells, tuple(inputs.shape[2:]), image.shape[:2])
+            picture = draw_heat(image, heat)
+            title = f'score into stage {stage}: {cells.min():.2f} to {cells.max():.2f}'
+            maps[stage] = add_title(picture, title) if titles else picture
+        drawn.append(maps)
+    return drawn
+
+
+def stage_title(stage: int, num_tokens: int, hw: HW) -> str:
+    """``'stage 2: 768 tokens, 32 x 24 map'``."""
+    return f'stage {stage}: {num_tokens} tokens, {hw[0]} x {hw[1]} map'

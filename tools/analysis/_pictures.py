@@ -1,0 +1,135 @@
+"""From a picture file to what a model of a config sees: crop, size, normalisation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from _models import UsageError
+from mmengine.config import Config
+from torch import Tensor
+
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+BOX_PADDING = 1.25  # of mmpose's GetBBoxCenterScale, where the config does not say
+
+
+def read_image(path: Path) -> np.ndarray:
+    """``(H, W, 3)`` uint8 RGB; raise if there is no readable picture."""
+    if not path.is_file():
+        raise UsageError(f'an image must be an existing file, got {str(path)!r}; check the path')
+    image = (
+        cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    )
+    if image is None:
+        raise UsageError(
+            f'an image must be a picture that OpenCV reads (PNG, JPEG ...), got {str(path)!r} with '
+            f'{path.stat().st_size} bytes; convert it or copy it again'
+        )
+    return image[..., ::-1].copy()
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a picture that a model looks at, and the size it looks at it in.
+
+    Args:
+        box: Left, top, right and bottom in pixels of the picture; may stick out of it.
+        hw: Input size.
+    """
+
+    box: tuple[float, float, float, float]
+    hw: tuple[int, int]
+
+    def cut(self, image: np.ndarray, scale: int = 1) -> np.ndarray:
+        """The view at ``scale`` times the input size; what sticks out is black."""
+        left, top, right, bottom = self.box
+        height, width = self.hw[0] * scale, self.hw[1] * scale
+        if self.box == (0, 0, image.shape[1], image.shape[0]):
+            shrinks = height < image.shape[0]
+            how = cv2.INTER_AREA if shrinks and scale > 1 else cv2.INTER_LINEAR
+            return cv2.resize(image, (width, height), interpolation=how)
+        x, y = width / (right - left), height / (bottom - top)
+        # of pixel centres
+        matrix = np.array([[x, 0, (0.5 - left) * x - 0.5], [0, y, (0.5 - top) * y - 0.5]])
+        return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+
+
+def choose_view(
+    cfg: Config,
+    image_hw: tuple[int, int],
+    shape: tuple[int, int] | None = None,
+    bbox: tuple[float, float, float, float] | None = None,
+) -> View:
+    """What the test pipeline of the config would show to the model.
+
+    Args:
+        cfg: Its test pipeline (or ``codec``) says the input size.
+        image_hw: Size of the picture.
+        shape: Input size instead of that of the config.
+        bbox: Left, top, width and height of a person or thing; the whole picture by default.
+            Top-down models get it padded as in their pipeline.
+    """
+    steps = _test_pipeline(cfg)
+    fixed = next((s.input_size for s in steps if s.type.endswith('Affine')), None)
+    fixed = fixed or cfg.get('codec', {}).get('input_size')
+    hw = shape or (None if fixed is None else (fixed[1], fixed[0]))
+    left, top, width, height = bbox or (0, 0, image_hw[1], image_hw[0])
+    if width <= 0 or height <= 0:
+        raise UsageError(
+            f'--bbox must be left, top, width and height in pixels, the last two positive, got '
+            f'{tuple(bbox)}'
+        )
+    if left >= image_hw[1] or top >= image_hw[0] or left + width <= 0 or top + height <= 0:
+        raise UsageError(
+            f'--bbox must overlap the image of {image_hw[1]} x {image_hw[0]} pixels, got '
+            f'{tuple(bbox)} (left, top, width, height)'
+        )
+    if fixed is None:
+        hw = hw or _resized(steps, (round(height), round(width)))
+        return View((left, top, left + width, top + height), hw)
+    padding = 1.0
+    if bbox is not None:
+        boxes = (s for s in steps if s.type.endswith('GetBBoxCenterScale'))
+        padding = next((s.get('padding', BOX_PADDING) for s in boxes), BOX_PADDING)
+    # widened to the proportions of the input
+    width = max(width, height * hw[1] / hw[0]) * padding
+    height = width * hw[0] / hw[1]
+    x, y = (
+        left + (bbox or (0, 0, image_hw[1]))[2] / 2,
+        top + (bbox or (0, 0, 0, image_hw[0]))[3] / 2,
+    )
+    return View((x - width / 2, y - height / 2, x + width / 2, y + height / 2), hw)
+
+
+def _test_pipeline(cfg: Config) -> list[Any]:
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset.get('pipeline') or cfg.get('test_pipeline') or []
+
+
+def _resized(steps: list[Any], hw: tuple[int, int]) -> tuple[int, int]:
+    """The size after the pipeline's ``Resize``, if it has one."""
+    scale = next((s.get('scale') for s in steps if s.type.endswith('Resize')), None)
+    step = next((s for s in steps if s.type.endswith('Resize')), {})
+    if not scale:
+        return hw
+    if not step.get('keep_ratio', False):
+        return scale[1], scale[0]
+    factor = min(max(scale) / max(hw), min(scale) / min(hw))
+    return round(hw[0] * factor), round(hw[1] * factor)
+
+
+def normalise(cfg: Config, images: list[np.ndarray]) -> Tensor:
+    """RGB pictures of one size -> ``(B, 3, H, W)`` as the data preprocessor of the config does."""
+    how = cfg.model.get('data_preprocessor') or IMAGENET
+    mean, std = (
+        torch.tensor(how.get(key) or [default]).float()
+        for key, default in (('mean', 0.0), ('std', 1.0))
+    )
+    inputs = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    if not how.get('bgr_to_rgb', False):
+        inputs = inputs.flip(1)  # the hosts read pictures as BGR
+    return (inputs - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
