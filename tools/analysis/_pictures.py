@@ -70,37 +70,41 @@ def choose_view(
         shape: Input size instead of that of the config.
         bbox: Left, top, width and height of a person or thing; the whole picture by default.
             Top-down models get it padded as in their pipeline.
+
+    Returns:
+        Part and size.
     """
     steps = _test_pipeline(cfg)
-    fixed = next((s.input_size for s in steps if s.type.endswith('Affine')), None)
+    fixed = next((step.input_size for step in steps if step.type.endswith('Affine')), None)
     fixed = fixed or cfg.get('codec', {}).get('input_size')
-    hw = shape or (None if fixed is None else (fixed[1], fixed[0]))
     left, top, width, height = bbox or (0, 0, image_hw[1], image_hw[0])
+    _check_box((left, top, width, height), image_hw)
+    if fixed is None:
+        hw = shape or _resized(steps, (round(height), round(width)))
+        return View((left, top, left + width, top + height), hw)
+    hw = shape or (fixed[1], fixed[0])
+    x, y = left + width / 2, top + height / 2
+    # widened to the proportions of the input, then padded
+    width = max(width, height * hw[1] / hw[0])
+    if bbox is not None:
+        boxes = (step for step in steps if step.type.endswith('GetBBoxCenterScale'))
+        width *= next((step.get('padding', BOX_PADDING) for step in boxes), BOX_PADDING)
+    height = width * hw[0] / hw[1]
+    return View((x - width / 2, y - height / 2, x + width / 2, y + height / 2), hw)
+
+
+def _check_box(box: tuple[float, float, float, float], image_hw: tuple[int, int]) -> None:
+    left, top, width, height = box
     if width <= 0 or height <= 0:
         raise UsageError(
-            f'--bbox must be left, top, width and height in pixels, the last two positive, got '
-            f'{tuple(bbox)}'
+            '--bbox must be left, top, width and height in pixels, the last two positive, got '
+            f'{box}'
         )
     if left >= image_hw[1] or top >= image_hw[0] or left + width <= 0 or top + height <= 0:
         raise UsageError(
-            f'--bbox must overlap the image of {image_hw[1]} x {image_hw[0]} pixels, got '
-            f'{tuple(bbox)} (left, top, width, height)'
+            f'--bbox must overlap the image of {image_hw[1]} x {image_hw[0]} pixels, got {box} '
+            '(left, top, width, height)'
         )
-    if fixed is None:
-        hw = hw or _resized(steps, (round(height), round(width)))
-        return View((left, top, left + width, top + height), hw)
-    padding = 1.0
-    if bbox is not None:
-        boxes = (s for s in steps if s.type.endswith('GetBBoxCenterScale'))
-        padding = next((s.get('padding', BOX_PADDING) for s in boxes), BOX_PADDING)
-    # widened to the proportions of the input
-    width = max(width, height * hw[1] / hw[0]) * padding
-    height = width * hw[0] / hw[1]
-    x, y = (
-        left + (bbox or (0, 0, image_hw[1]))[2] / 2,
-        top + (bbox or (0, 0, 0, image_hw[0]))[3] / 2,
-    )
-    return View((x - width / 2, y - height / 2, x + width / 2, y + height / 2), hw)
 
 
 def _test_pipeline(cfg: Config) -> list[Any]:
@@ -112,8 +116,8 @@ def _test_pipeline(cfg: Config) -> list[Any]:
 
 def _resized(steps: list[Any], hw: tuple[int, int]) -> tuple[int, int]:
     """The size after the pipeline's ``Resize``, if it has one."""
-    scale = next((s.get('scale') for s in steps if s.type.endswith('Resize')), None)
-    step = next((s for s in steps if s.type.endswith('Resize')), {})
+    step = next((step for step in steps if step.type.endswith('Resize')), {})
+    scale = step.get('scale')
     if not scale:
         return hw
     if not step.get('keep_ratio', False):
@@ -125,11 +129,9 @@ def _resized(steps: list[Any], hw: tuple[int, int]) -> tuple[int, int]:
 def normalise(cfg: Config, images: list[np.ndarray]) -> Tensor:
     """RGB pictures of one size -> ``(B, 3, H, W)`` as the data preprocessor of the config does."""
     how = cfg.model.get('data_preprocessor') or IMAGENET
-    mean, std = (
-        torch.tensor(how.get(key) or [default]).float()
-        for key, default in (('mean', 0.0), ('std', 1.0))
-    )
+    mean = torch.tensor(how.get('mean') or [0.0]).float().view(1, -1, 1, 1)
+    std = torch.tensor(how.get('std') or [1.0]).float().view(1, -1, 1, 1)
     inputs = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
     if not how.get('bgr_to_rgb', False):
         inputs = inputs.flip(1)  # the hosts read pictures as BGR
-    return (inputs - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+    return (inputs - mean) / std

@@ -65,6 +65,9 @@ def count(
         shape: H and W.
         convention: A key of ``CONVENTIONS``.
         device: ``'fake'`` runs shapes only; ``'auto'`` falls back from it to the CPU.
+
+    Returns:
+        The counts.
     """
     counter = COUNTERS[convention]
 

@@ -105,7 +105,12 @@ def build_models(args: argparse.Namespace) -> dict[str, nn.Module]:
 
 
 def check_parity(models: dict[str, nn.Module], work: Workload, atol: float) -> dict[str, float]:
-    """Give all models the weights of the first; raise unless their outputs agree to ``atol``.
+    """Give all models the weights of the first; raise unless their outputs agree.
+
+    Args:
+        models: Name to model; the first is the reference.
+        work: What they are fed with.
+        atol: Largest absolute difference that still counts as agreement.
 
     Returns:
         Name to the largest difference from the first.

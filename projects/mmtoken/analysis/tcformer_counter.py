@@ -46,6 +46,9 @@ def count_as_published(
         run: Calls it with one image.
         rows: See :func:`~mmtoken.analysis.complexity.stage_rows`.
 
+    Returns:
+        The counts, with the kinds ``norm`` and ``pool`` besides those of the other convention.
+
     Raises:
         ValueError: The model contains no TCFormer.
     """

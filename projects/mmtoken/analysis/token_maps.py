@@ -15,7 +15,14 @@ from .drawing import add_title, cells_to_pixels, draw_heat, draw_regions
 
 @torch.no_grad()
 def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
-    """Run the backbone of ``model`` (or ``model`` itself) in eval mode, recording its tokens.
+    """Run the backbone of a model in eval mode, recording its tokens.
+
+    Args:
+        model: A backbone of this suite, or a model that has one as ``backbone``.
+        inputs: ``(B, 3, H, W)``, normalised, where the model is.
+
+    Returns:
+        The recorder.
 
     Raises:
         ValueError: It records no token sets, so there is nothing to draw.
