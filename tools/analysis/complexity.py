@@ -34,9 +34,9 @@ CONVENTIONS = {
     'exact': 'one multiply + one add = 1; matrix products, convolutions, attention, clustering '
     'distances (N M C), sums of token transforms; biases, norms, activations, pooling and sorting '
     'count 0',
-    'original': "as TCFormer's authors counted: biases of convolutions, 2 per normalised number, "
-    'N^2 (C + 1) + k N + N C per clustering, N0 (C + 4) per token transform, too few keys in the '
-    'first block of stage 4 (mmtoken/analysis/tcformer_counter.py)',
+    'original': "inferred from the sums that TCFormer's authors published: biases of convolutions, "
+    '2 per normalised number, N^2 (C + 1) + k N + N C per clustering, N0 (C + 4) per token '
+    'transform, too few keys in the first block of stage 4 (mmtoken/analysis/tcformer_counter.py)',
 }
 COUNTERS = {'exact': count_complexity, 'original': count_as_published}
 
