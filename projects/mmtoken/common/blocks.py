@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
 
 from .checks import HW, check_range
@@ -41,7 +40,8 @@ class DropPath(nn.Module):
 def drop_path_rates(drop_path_rate: float, depths: tuple[int, ...]) -> list[list[float]]:
     """Linearly rising rates from 0 to ``drop_path_rate``, one list per stage."""
     check_range('drop_path_rate', drop_path_rate, 0.0, 1.0)
-    rates = torch.linspace(0, drop_path_rate, sum(depths), dtype=torch.float64).tolist()
+    last = max(sum(depths) - 1, 1)
+    rates = [drop_path_rate * block / last for block in range(sum(depths))]
     starts = [sum(depths[:i]) for i in range(len(depths))]
     return [rates[start : start + depth] for start, depth in zip(starts, depths)]
 

@@ -254,8 +254,38 @@ class StrictInitModule(BaseModule):
     """A registered module whose ``init_cfg=dict(type='Pretrained', ...)`` loads strictly.
 
     Initial values are set by the constructor, so ``init_weights``, which a Runner calls before
-    it trains, never undoes what was loaded by hand.
+    it trains, never undoes what was loaded by hand. A subclass may define
+    ``prepare_state_dict``; ``load_state_dict`` goes through it as well.
     """
+
+    def __init__(self, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.register_load_state_dict_pre_hook(self._prepare_before_load)
+
+    @staticmethod
+    def _prepare_before_load(
+        module: nn.Module, state: dict[str, Tensor], prefix: str, *_unused: object
+    ) -> None:
+        """Rename and drop keys of this module within a larger state dict, in place."""
+        own = {key: value for key, value in state.items() if key.startswith(prefix)}
+        bare = {key.removeprefix(prefix): value for key, value in own.items()}
+        prepared, _ = module.prepare_state_dict(bare)
+        for key in own:
+            del state[key]
+        state.update({prefix + key: value for key, value in prepared.items()})
+
+    def prepare_state_dict(
+        self, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Rename or resize known tensors of other releases.
+
+        Args:
+            state: Tensors by name, without prefix.
+
+        Returns:
+            The tensors by this module's names, and which of them were resized.
+        """
+        return state, ()
 
     def init_weights(self) -> None:
         """Load the ``Pretrained`` weights of ``init_cfg``; other kinds are mmengine's."""

@@ -193,7 +193,7 @@ def tokens_to_map(tokens: TokenSet, hw: HW | None = None) -> Tensor:
     bags, counts = tokens._map_bags((height, width))
     batch, _, dim = tokens.x.shape
     pooled = bags.sum(tokens.x.reshape(-1, dim)).view(batch, -1, dim)  # B H*W C
-    pooled = pooled / (counts + EPS).to(pooled.dtype)
+    pooled = pooled / (counts.to(pooled.dtype) + EPS)
     return pooled.transpose(1, 2).unflatten(2, (height, width))
 
 
@@ -216,7 +216,7 @@ def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
     source = map_index(tokens.init_hw, (height, width), feature_map.device)[order]  # B N0
     bags = Bags(flatten_rows(source, height * width), offsets)
     spread = bags.sum(cells.reshape(-1, dim)).view(batch, -1, dim)  # B N C
-    return spread / (counts[..., None] + EPS).to(spread.dtype)
+    return spread / (counts[..., None].to(spread.dtype) + EPS)
 
 
 def interpolate_tokens(target: TokenSet, source: TokenSet) -> Tensor:

@@ -1,0 +1,187 @@
+import pytest
+import torch
+
+from mmtoken import TCFormer
+from mmtoken.common.tokens import tokens_to_map
+from mmtoken.tcformer import reference
+
+TINY = dict(
+    depths=(1, 2, 1, 1),
+    embed_dims=(8, 16, 24, 32),
+    num_heads=(1, 2, 3, 4),
+    mlp_ratios=(2, 2, 2, 2),
+    sr_ratios=(8, 4, 2, 1),
+)
+
+
+@pytest.mark.parametrize('hw', [(32, 32), (37, 53), (64, 33)])
+def test_equals_its_twin(hw, randomize):
+    model = randomize(TCFormer(TINY)).double().eval()
+    image = torch.randn(2, 3, *hw, dtype=torch.float64, requires_grad=True)
+    fast, slow = model(image), reference.tcformer(model, image)
+    leaves = [image, *model.parameters()]
+    names = ['image', *(name for name, _ in model.named_parameters())]
+    probes = [torch.randn_like(stage.x) for stage in fast]
+    grads = [
+        torch.autograd.grad(
+            sum((stage.x * probe).sum() for stage, probe in zip(stages, probes)), leaves
+        )
+        for stages in (fast, slow)
+    ]
+    for number, (a, b) in enumerate(zip(fast, slow), 1):
+        assert torch.equal(a.assign_idx, b.assign_idx), f'stage {number}'
+        torch.testing.assert_close(a.x, b.x, msg=lambda m, n=number: f'stage {n}: {m}')
+    for name, got, want in zip(names, *grads):
+        torch.testing.assert_close(got, want, msg=lambda m, n=name: f'gradient of {n}: {m}')
+
+
+@pytest.mark.parametrize(
+    ('arch', 'count', 'tensors'),
+    [('light', 13_718_659, 191), ('base', 25_081_731, 354), ('large', 62_305_923, 879)],
+)
+def test_published_sizes(arch, count, tensors):
+    with torch.device('meta'):
+        model = TCFormer(arch)
+    assert sum(p.numel() for p in model.parameters()) == count
+    assert len(model.state_dict()) == tensors
+
+
+def test_maps_are_the_tokens_on_a_grid(randomize):
+    model = randomize(TCFormer(TINY, out_indices=(1, 3))).eval()
+    image = torch.randn(1, 3, 48, 64)
+    tokens = model(image)
+    model.out_type = 'maps'
+    for level, feature_map in zip(tokens, model(image)):
+        assert torch.equal(tokens_to_map(level), feature_map)
+
+
+@pytest.mark.parametrize('size', [(64, 64), (96, 64), (67, 93)])
+def test_local_parts_load_the_same_weights_and_give_another_function(size, randomize):
+    whole = randomize(TCFormer(TINY)).eval()
+    local = TCFormer(TINY, local_parts=(4, 2, 1)).eval()
+    local.load_state_dict(whole.state_dict(), strict=True)
+    image = torch.randn(2, 3, *size)
+    a, b = whole(image), local(image)
+    assert not torch.equal(a[1].assign_idx, b[1].assign_idx)
+    for i in range(4):
+        assert b[i].x.isfinite().all()
+        counts = torch.zeros(2, b[i].num_tokens).scatter_add_(
+            1, b[i].assign_idx, torch.ones_like(b[i].assign_idx, dtype=torch.float)
+        )
+        assert (counts > 0).all()  # every token owns a cell
+
+
+def test_one_part_per_side_is_the_published_function(randomize):
+    whole = randomize(TCFormer(TINY)).eval()
+    local = TCFormer(TINY, local_parts=(1, 1, 1)).eval()
+    local.load_state_dict(whole.state_dict())
+    image = torch.randn(1, 3, 64, 48)
+    for a, b in zip(whole(image), local(image)):
+        assert torch.equal(a.x, b.x)
+
+
+@pytest.mark.parametrize('local_parts', [None, (4, 2, 1)])
+def test_sample_does_not_depend_on_its_batch_even_when_flat(local_parts, randomize):
+    model = randomize(TCFormer(TINY, local_parts=local_parts, out_type='maps')).double().eval()
+    image = torch.randn(3, 3, 96, 128, dtype=torch.float64)
+    image[:, :, :, 64:] = 0.3  # a letterbox
+    image[1, :, :48] = -0.5
+    together = model(image)
+    for i in range(3):
+        for a, b in zip(together, model(image[i : i + 1])):
+            torch.testing.assert_close(a[i], b[0], atol=1e-9, rtol=0)
+
+
+def test_noise_in_training_only_and_only_when_asked_for():
+    image = torch.randn(1, 3, 64, 64)
+    noisy = TCFormer(TINY, density_noise=1.0)
+    assert not torch.equal(noisy(image)[3].x, noisy(image)[3].x)
+    noisy.eval()
+    assert torch.equal(noisy(image)[3].x, noisy(image)[3].x)
+    plain = TCFormer(TINY)
+    assert torch.equal(plain(image)[3].x, plain(image)[3].x)
+
+
+def test_mmpose_names_of_the_patch_embedding_load():
+    model = TCFormer(TINY)
+    state = {
+        key.replace('patch_embed1.proj.', 'patch_embed1.projection.'): value + 1
+        for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(state, strict=True)
+    assert torch.equal(
+        model.patch_embed1.proj.bias, state['patch_embed1.projection.bias']
+    )
+
+
+def test_large_state_loads_into_a_model_without_its_last_stages():
+    small = TCFormer(TINY, out_indices=(0, 1))
+    assert not hasattr(small, 'block3')
+    small.load_state_dict(TCFormer(TINY).state_dict(), strict=True)
+
+
+def test_runs_compiled_without_a_graph_break(randomize):
+    model = randomize(TCFormer(TINY, out_type='maps')).eval()
+    image = torch.randn(1, 3, 40, 56)
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    for a, b in zip(compiled(image), model(image)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(arch='huge'), r"one of \['base', 'large', 'light'\].* got 'huge'"),
+        (dict(arch=dict(TINY, depth=1)), r"unknown \['depth'\]"),
+        (dict(arch=dict(depths=(1, 1, 1, 1))), r"missing \['embed_dims', 'mlp_ratios'"),
+        (dict(arch=dict(TINY, depths=(1, 1))), r'depths needs one entry per stage, got 2'),
+        (dict(arch=dict(TINY, num_heads=(1, 3, 3, 4))), 'num_heads=3 and embed_dims=16'),
+        (dict(out_type='map'), r"out_type must be one of .* got 'map'"),
+        (dict(out_indices=(0, 4)), r'in \[0, 3\], got \(0, 4\)'),
+        (dict(out_indices=(2, 1)), r'rising stage numbers .* got \(2, 1\)'),
+        (dict(out_indices=()), r'got \(\)'),
+        (dict(frozen_stages=5), r'in \[-1, 4\], got 5'),
+        (dict(sample_ratios=(0.25, 0.25)), 'one entry per transition, got 2'),
+        (dict(sample_ratios=(0.25, 0.25, 1.5)), r'in \(0, 1\], got \(0.25, 0.25, 1.5\)'),
+        (dict(num_neighbors=0), 'at least 1, got 0'),
+        (dict(density_noise=-1.0), 'must not be negative, got -1.0'),
+        (dict(local_parts=(4, 3, 1)), r'divisible by the next, got \(4, 3, 1\)'),
+        (dict(local_parts=(4, 2)), 'one entry per transition, got 2'),
+        (dict(drop_path_rate=1.0), r'drop_path_rate must lie in \[0.0, 1.0\), got 1.0'),
+        (dict(drop_rate=-0.1), r'drop_rate must lie in \[0.0, 1.0\), got -0.1'),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    arguments.setdefault('arch', TINY)
+    with pytest.raises(ValueError, match=message):
+        TCFormer(**arguments)
+
+
+def test_misspelt_argument():
+    with pytest.raises(TypeError, match='drop_path_rat'):
+        TCFormer(TINY, drop_path_rat=0.1)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'message'),
+    [
+        ((1, 4, 64, 64), r'in_channels=3 channels, got 4'),
+        ((1, 3, 28, 64), r'at least 29 pixels \(from sr_ratios\), got 28x64'),
+        ((3, 64, 64), r'shape \(B, C, H, W\), got \(3, 64, 64\)'),
+    ],
+)
+def test_bad_images(shape, message):
+    with pytest.raises(ValueError, match=message):
+        TCFormer(TINY)(torch.zeros(shape))
+
+
+def test_smallest_image_that_the_arithmetic_allows():
+    model = TCFormer(TINY).eval()
+    assert [stage.hw for stage in model(torch.randn(1, 3, 29, 29))] == [
+        (8, 8), (4, 4), (2, 2), (1, 1)
+    ]  # fmt: skip
+
+
+def test_image_too_small_for_the_parts():
+    with pytest.raises(ValueError, match=r'local_parts=\(16, 2, 1\) needs .* 16x16, got 12x12'):
+        TCFormer(TINY, local_parts=(16, 2, 1))(torch.zeros(1, 3, 48, 48))

@@ -1,0 +1,168 @@
+import pytest
+import torch
+
+from mmtoken.tcformer import reference
+from mmtoken.tcformer.clustering import (
+    cluster_by_parts,
+    cluster_dpc_knn,
+    density_rank,
+    grid_parts,
+    part_order,
+    peak_separation,
+    run_parts,
+)
+
+CPU = torch.device('cpu')
+
+
+def partition(assign_idx):
+    """Clusters as a set of sets: what is left when clusters lose their numbers."""
+    return {frozenset((assign_idx == m).nonzero()[:, 0].tolist()) for m in assign_idx.unique()}
+
+
+@pytest.mark.parametrize(('count', 'clusters'), [(1, 1), (3, 1), (7, 7), (35, 9), (63, 16)])
+def test_equals_its_twin(count, clusters):
+    x = torch.randn(2, count, 5, dtype=torch.float64)
+    found = cluster_dpc_knn(x, clusters)
+    assign, center = reference.cluster_dpc_knn(x, clusters)
+    assert found.assign_idx.tolist() == assign
+    assert found.center_idx.tolist() == center
+
+
+@pytest.mark.parametrize('copies', [2, 5, 40])
+def test_equals_its_twin_with_repeated_tokens(copies):
+    x = torch.randn(1, 8, 5, dtype=torch.float64).repeat(1, copies, 1)
+    assign, center = reference.cluster_dpc_knn(x, 12)
+    found = cluster_dpc_knn(x, 12)
+    assert found.assign_idx.tolist() == assign
+    assert found.center_idx.tolist() == center
+
+
+def test_no_cluster_is_empty_and_centres_own_themselves():
+    x = torch.randn(3, 60, 4)
+    x[:, 20:] = x[:, :1]  # forty-one copies
+    found = cluster_dpc_knn(x, 50)
+    for assign, center in zip(found.assign_idx, found.center_idx):
+        assert assign.unique().tolist() == list(range(50))
+        assert assign[center].tolist() == list(range(50))
+
+
+def test_as_many_clusters_as_tokens_is_the_identity_partition():
+    found = cluster_dpc_knn(torch.randn(1, 30, 4), 30)
+    assert partition(found.assign_idx[0]) == {frozenset([i]) for i in range(30)}
+
+
+def test_shuffled_tokens_give_the_shuffled_partition():
+    x, order = torch.randn(1, 40, 6, dtype=torch.float64), torch.randperm(40)
+    plain, shuffled = cluster_dpc_knn(x, 11), cluster_dpc_knn(x[:, order], 11)
+    assert torch.equal(plain.assign_idx[:, order], shuffled.assign_idx)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_sample_does_not_depend_on_its_batch_even_when_flat(dtype):
+    x = torch.randn(4, 96, 16, dtype=dtype)
+    x[:, 30:] = x[:, 30:31] + torch.randn(4, 66, 16, dtype=dtype) * torch.finfo(dtype).eps
+    x[3, :] = x[3, :1]
+    together = cluster_dpc_knn(x, 24)
+    for i in range(4):
+        alone = cluster_dpc_knn(x[i : i + 1], 24)
+        assert torch.equal(together.assign_idx[i], alone.assign_idx[0])
+        assert torch.equal(together.center_idx[i], alone.center_idx[0])
+
+
+def test_ties_go_to_the_lower_index():
+    x = torch.zeros(1, 6, 3)
+    found = cluster_dpc_knn(x, 2)
+    assert found.center_idx.tolist() == [[0, 1]]
+    assert found.assign_idx.tolist() == [[0, 1, 0, 0, 0, 0]]
+    assert density_rank(torch.tensor([[0.5, 0.7, 0.5]])).tolist() == [[1, 0, 2]]
+
+
+def test_densest_token_is_separated_by_the_largest_distance():
+    distance = torch.tensor([[[0.0, 1.0, 4.0], [1.0, 0.0, 2.0], [4.0, 2.0, 0.0]]])
+    assert peak_separation(distance, torch.tensor([[0, 1, 2]])).tolist() == [[4.0, 1.0, 2.0]]
+
+
+def test_half_precision_is_clustered_in_float32():
+    x = torch.randn(1, 64, 8).half()
+    assert torch.equal(
+        cluster_dpc_knn(x, 16).assign_idx, cluster_dpc_knn(x.float(), 16).assign_idx
+    )
+
+
+def test_noise_is_drawn_only_when_asked_for():
+    x = torch.randn(1, 64, 8)
+    assert torch.equal(cluster_dpc_knn(x, 16).center_score, cluster_dpc_knn(x, 16).center_score)
+    noisy = [cluster_dpc_knn(x, 16, density_noise=0.1).center_score for _ in range(2)]
+    assert not torch.equal(*noisy)
+
+
+def test_invalid_tokens_shape_no_cluster():
+    x = torch.randn(2, 40, 6, dtype=torch.float64)
+    valid = torch.arange(40) < 31
+    padded = x.clone()
+    padded[:, 31:] = x[:, :1] + 1e-3
+    masked = cluster_dpc_knn(padded, 9, valid=valid.expand(2, -1))
+    plain = cluster_dpc_knn(x[:, :31], 9)
+    assert torch.equal(masked.assign_idx[:, :31], plain.assign_idx)
+    assert torch.equal(masked.center_idx, plain.center_idx)
+
+
+@pytest.mark.parametrize('local_parts', [(4, 2, 1), (6, 3, 1), (3, 3, 1), (8, 4, 2), (1, 1, 1)])
+def test_coarser_parts_are_runs_of_finer_ones(local_parts):
+    order = part_order(local_parts)
+    assert sorted(order) == [(r, c) for r in range(local_parts[0]) for c in range(local_parts[0])]
+    for coarse in local_parts[1:]:
+        side = local_parts[0] // coarse
+        owners = [(r // side, c // side) for r, c in order]
+        assert all(len(set(owners[i : i + side**2])) == 1 for i in range(0, len(owners), side**2))
+
+
+@pytest.mark.parametrize('hw', [(4, 4), (8, 12), (9, 7), (17, 23)])
+def test_parts_hold_each_token_once(hw):
+    parts = grid_parts(hw, (4, 2, 1), CPU)
+    assert torch.equal(parts.index.flatten()[parts.slot], torch.arange(hw[0] * hw[1]))
+    real = parts.index if parts.valid is None else parts.index[parts.valid]
+    assert sorted(real.flatten().tolist()) == list(range(hw[0] * hw[1]))
+    sizes = [parts.index.shape[1]] * 16 if parts.valid is None else parts.valid.sum(1).tolist()
+    assert min(sizes) == parts.min_size >= 1
+
+
+@pytest.mark.parametrize('hw', [(8, 12), (9, 7), (17, 23)])
+def test_clusters_stay_in_their_part(hw):
+    x = torch.randn(2, hw[0] * hw[1], 5, dtype=torch.float64)
+    parts = grid_parts(hw, (4, 2, 1), CPU)
+    found = cluster_by_parts(x, parts, hw[0] * hw[1] // 4)
+    per_part = found.num_clusters // 16
+    part_of_token = parts.slot // parts.index.shape[1]
+    assert torch.equal(found.assign_idx // per_part, part_of_token.expand(2, -1))
+    for assign, center in zip(found.assign_idx, found.center_idx):
+        assert assign[center].tolist() == list(range(found.num_clusters))
+    # each part is clustered as if it were alone
+    for part in range(16):
+        inside = (part_of_token == part).nonzero()[:, 0]
+        inside = parts.index[part][: len(inside)]
+        alone = cluster_dpc_knn(x[:, inside], per_part, min(5, parts.min_size))
+        assert torch.equal(found.assign_idx[:, inside] - part * per_part, alone.assign_idx)
+
+
+def test_one_part_is_global_clustering():
+    x = torch.randn(2, 48, 5)
+    found = cluster_by_parts(x, run_parts(48, 1, CPU), 12)
+    assert torch.equal(found.assign_idx, cluster_dpc_knn(x, 12).assign_idx)
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda: cluster_dpc_knn(torch.zeros(1, 9, 2), 10), r'in \[1, 9\].* got 10'),
+        (lambda: cluster_dpc_knn(torch.zeros(1, 9, 2), 0), r'in \[1, 9\].* got 0'),
+        (lambda: cluster_dpc_knn(torch.zeros(1, 9, 2), 3, 0), 'num_neighbors .* got 0'),
+        (lambda: cluster_dpc_knn(torch.zeros(9, 2), 3), r'x must have the shape \(B, N, C\)'),
+        (lambda: grid_parts((3, 9), (4, 2, 1), CPU), r'at least 4x4, got 3x9'),
+        (lambda: run_parts(10, 4, CPU), '10 part-major tokens do not split into 4'),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
