@@ -7,9 +7,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import pytest
 import torch
-from torch import nn
-
 from mmtoken.compat import prepare_hosts
+from torch import nn
 
 prepare_hosts()
 

@@ -8,13 +8,13 @@ Importing registers everything that the installed hosts allow in mmengine's root
 ``custom_imports = dict(imports=['mmtoken'])`` in a config is all that a user adds.
 """
 
-import importlib.util
-
-if importlib.util.find_spec('mmengine') is None:
+try:
+    import mmengine
+except ModuleNotFoundError as error:
     raise ImportError(
         'mmtoken needs mmengine, which is not installed; run "pip install onedl-mmengine" (or '
         '"pip install mmengine" next to the official mmcv, mmdet, mmseg and mmpose)'
-    )
+    ) from error
 
 from .common.recorder import record_tokens
 from .tcformer import MTA, TCFormer

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from mmtoken.common import reference
 from mmtoken.common.attention import (
     attention_weights,

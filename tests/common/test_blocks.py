@@ -2,9 +2,8 @@ import math
 
 import pytest
 import torch
-from torch import nn
-
 from mmtoken.common.blocks import ConvMlp, DropPath, drop_path_rates, init_vit_weights
+from torch import nn
 
 
 def test_drop_path_is_the_identity_in_eval_and_at_zero():
@@ -33,7 +32,9 @@ def test_drop_path_rates_rise_over_all_stages():
 def test_conv_mlp_names_and_shape():
     mlp = ConvMlp(4, 8)
     assert set(mlp.state_dict()) == {
-        f'{layer}.{kind}' for layer in ('fc1', 'fc2', 'dwconv.dwconv') for kind in ('weight', 'bias')
+        f'{layer}.{kind}'
+        for layer in ('fc1', 'fc2', 'dwconv.dwconv')
+        for kind in ('weight', 'bias')
     }
     assert mlp(torch.randn(2, 15, 4), (3, 5)).shape == (2, 15, 4)
 

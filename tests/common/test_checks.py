@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from mmtoken.common import checks
 
 

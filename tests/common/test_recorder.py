@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch import nn
-
 from mmtoken import TCFormer, record_tokens
+from torch import nn
 
 TINY = dict(
     depths=(1, 1, 1, 1),

@@ -1,7 +1,5 @@
 import pytest
 import torch
-from torch.nn import functional as F
-
 from mmtoken.common import reference
 from mmtoken.common.tokens import (
     TokenSet,
@@ -11,6 +9,7 @@ from mmtoken.common.tokens import (
     map_to_tokens,
     tokens_to_map,
 )
+from torch.nn import functional as F
 
 SIZES = [((1, 1), (1, 1)), ((7, 5), (4, 3)), ((9, 6), (9, 6)), ((5, 11), (7, 4))]
 
@@ -131,5 +130,7 @@ def test_group_rows_leaves_a_place_for_empty_groups():
 
 
 def test_map_of_wrong_rank_is_refused():
-    with pytest.raises(ValueError, match=r'feature_map must have the shape \(B, C, H, W\), got \(2, 3'):
+    with pytest.raises(
+        ValueError, match=r'feature_map must have the shape \(B, C, H, W\), got \(2, 3'
+    ):
         map_to_tokens(torch.zeros(2, 3, 4), random_tokens((2, 2), (1, 1), 2))

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from mmtoken import TCFormer
 from mmtoken.common.tokens import tokens_to_map
 from mmtoken.tcformer import reference
@@ -109,9 +108,7 @@ def test_mmpose_names_of_the_patch_embedding_load():
         for key, value in model.state_dict().items()
     }
     model.load_state_dict(state, strict=True)
-    assert torch.equal(
-        model.patch_embed1.proj.bias, state['patch_embed1.projection.bias']
-    )
+    assert torch.equal(model.patch_embed1.proj.bias, state['patch_embed1.projection.bias'])
 
 
 def test_large_state_loads_into_a_model_without_its_last_stages():

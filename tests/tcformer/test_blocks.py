@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from mmtoken.common.tokens import TokenSet
 from mmtoken.tcformer import reference
 from mmtoken.tcformer.blocks import TokenAttention, TokenBlock
@@ -20,15 +19,20 @@ def merged_tokens(height=9, width=7, dim=8):
 
 @pytest.mark.parametrize(
     ('reduction', 'sr_ratio', 'gather'),
-    [('conv', 2, False), ('conv', 1, False), ('avg_pool', 2, False), ('cluster', 1, False),
-     ('cluster', 1, True)],
+    [
+        ('conv', 2, False),
+        ('conv', 1, False),
+        ('avg_pool', 2, False),
+        ('cluster', 1, False),
+        ('cluster', 1, True),
+    ],
 )
 @pytest.mark.parametrize('with_key', [False, True])
 def test_block_equals_its_twin(reduction, sr_ratio, gather, with_key, randomize):
     tokens, key, score = merged_tokens()
-    block = TokenBlock(
-        8, 2, 2, sr_ratio, reduction, norm_eps=1e-5, gather_layer=gather
-    ).double().eval()
+    block = (
+        TokenBlock(8, 2, 2, sr_ratio, reduction, norm_eps=1e-5, gather_layer=gather).double().eval()
+    )
     randomize(block)
     args = (tokens, key, score) if with_key else (tokens, None, None)
     leaves = [tokens.x, key.x, score] if with_key else [tokens.x]
@@ -62,7 +66,10 @@ def test_unused_parameters_do_not_exist():
     ('arguments', 'message'),
     [
         (dict(num_heads=3), 'num_heads=3 and dim=8'),
-        (dict(num_heads=2, reduction='pool'), r"one of \['conv', 'avg_pool', 'cluster'\], got 'pool'"),
+        (
+            dict(num_heads=2, reduction='pool'),
+            r"one of \['conv', 'avg_pool', 'cluster'\], got 'pool'",
+        ),
         (dict(num_heads=2, attn_drop=1.0), r'attn_drop must lie in \[0.0, 1.0\), got 1.0'),
     ],
 )

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from mmtoken.tcformer import reference
 from mmtoken.tcformer.clustering import (
     cluster_by_parts,
@@ -85,9 +84,7 @@ def test_densest_token_is_separated_by_the_largest_distance():
 
 def test_half_precision_is_clustered_in_float32():
     x = torch.randn(1, 64, 8).half()
-    assert torch.equal(
-        cluster_dpc_knn(x, 16).assign_idx, cluster_dpc_knn(x.float(), 16).assign_idx
-    )
+    assert torch.equal(cluster_dpc_knn(x, 16).assign_idx, cluster_dpc_knn(x.float(), 16).assign_idx)
 
 
 def test_noise_is_drawn_only_when_asked_for():

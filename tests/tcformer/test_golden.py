@@ -3,7 +3,6 @@
 import pytest
 import torch
 from golden import cases as golden
-
 from mmtoken import MTA, TCFormer
 from mmtoken.common.tokens import (
     TokenSet,

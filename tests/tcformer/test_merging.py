@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from mmtoken.common.tokens import TokenSet
 from mmtoken.tcformer import reference
 from mmtoken.tcformer.merging import ClusteringTokenMerge, TokenConv, halve, merge_tokens

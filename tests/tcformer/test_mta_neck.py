@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from mmtoken import MTA, TCFormer
 from mmtoken.tcformer import reference
 
@@ -23,8 +22,12 @@ def stages(randomize):
 
 @pytest.mark.parametrize(
     'arguments',
-    [dict(), dict(reduction='conv'), dict(reduction='cluster'),
-     dict(reduction='cluster', gather_layer=True)],
+    [
+        dict(),
+        dict(reduction='conv'),
+        dict(reduction='cluster'),
+        dict(reduction='cluster', gather_layer=True),
+    ],
 )
 def test_equals_its_twin(stages, arguments, randomize):
     neck = randomize(MTA(DIMS, 8, 2, 2, **arguments).double().eval())

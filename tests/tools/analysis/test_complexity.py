@@ -5,7 +5,7 @@ import complexity
 import pytest
 from _models import UsageError
 
-POSE = Path(__file__).parents[3] / 'configs/demo/td-hm_tcformer-demo_1xb32-20e_demo-128x96.py'
+POSE = Path(__file__).parents[3] / 'configs/demo/td-hm_tcformer-demo_1xb16-20e_demo-128x96.py'
 
 
 def test_prints_a_table_and_writes_json(tiny_config, tmp_path, capsys):

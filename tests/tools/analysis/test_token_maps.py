@@ -9,7 +9,7 @@ import torch
 from _models import UsageError, read_config
 from mmengine.config import Config
 
-POSE = Path(__file__).parents[3] / 'configs/demo/td-hm_tcformer-demo_1xb32-20e_demo-128x96.py'
+POSE = Path(__file__).parents[3] / 'configs/demo/td-hm_tcformer-demo_1xb16-20e_demo-128x96.py'
 
 
 @pytest.fixture

@@ -1,0 +1,185 @@
+"""The contract of design section 3 over every backbone that is registered by mmtoken."""
+
+import mmtoken
+import pytest
+import torch
+from mmengine.registry import MODELS
+from mmtoken.common.backbone import Backbone, resolve_arch
+from torch import nn
+
+# A tiny arch per backbone; a backbone without an entry fails test_every_backbone_is_listed
+TINY = {
+    'TCFormer': dict(
+        arch=dict(
+            depths=(1, 2, 1, 1),
+            embed_dims=(8, 16, 24, 32),
+            num_heads=(1, 2, 3, 4),
+            mlp_ratios=(2, 2, 2, 2),
+            sr_ratios=(8, 4, 2, 1),
+        ),
+        out_type='maps',
+    ),
+}
+
+
+def build(name, **arguments):
+    return MODELS.build(dict(type=name, **TINY[name], **arguments))
+
+
+@pytest.fixture(params=sorted(TINY))
+def name(request):
+    return request.param
+
+
+def test_every_backbone_is_listed():
+    ours = {
+        key
+        for key, module in MODELS.module_dict.items()
+        if isinstance(module, type)
+        and issubclass(module, Backbone)
+        and module is not Backbone
+        and module.__module__.startswith(mmtoken.__name__)
+    }
+    assert ours == set(TINY)
+
+
+@pytest.mark.parametrize('hw', [(32, 32), (37, 53), (224, 224), (64, 160)])
+@pytest.mark.parametrize('batch', [1, 2])
+def test_shapes_are_as_declared(name, hw, batch):
+    model = build(name, out_indices=(0, 2, 3)).eval()
+    with torch.no_grad():
+        maps = model(torch.randn(batch, 3, *hw))
+    assert isinstance(maps, tuple)
+    assert len(maps) == len(model.out_indices) == len(model.out_channels)
+    for feature_map, channels, stride in zip(maps, model.out_channels, model.out_strides):
+        assert feature_map.shape == (batch, channels, *(-(-side // stride) for side in hw))
+        assert feature_map.isfinite().all()
+    assert list(model.out_strides) == sorted(model.out_strides)
+
+
+def test_eval_is_bitwise_repeatable(name, randomize):
+    model, image = randomize(build(name)).eval(), torch.randn(2, 3, 61, 47)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(model(image), model(image)))
+
+
+def test_sample_does_not_depend_on_its_batch(name, randomize):
+    model = randomize(build(name)).double().eval()
+    image = torch.randn(3, 3, 61, 47, dtype=torch.float64)
+    with torch.no_grad():
+        for a, b in zip(model(image), model(image[1:2])):
+            torch.testing.assert_close(a[1:2], b, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (0, 1), (2,)])
+def test_every_parameter_gets_a_finite_gradient(name, out_indices):
+    model = build(name, out_indices=out_indices)
+    sum(m.square().mean() for m in model(torch.randn(2, 3, 64, 48))).backward()
+    bad = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not bad
+
+
+def test_checkpointing_changes_nothing(name, randomize):
+    plain, cp = randomize(build(name)).double(), build(name, with_cp=True).double()
+    cp.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 3, 40, 56, dtype=torch.float64)
+    for model in (plain, cp):
+        sum(m.square().mean() for m in model(image)).backward()
+    for (key, p), q in zip(plain.named_parameters(), cp.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, msg=lambda m, k=key: f'{k}: {m}')
+
+
+def test_checkpointing_with_drop_path_replays_the_same_choice(name):
+    model = build(name, with_cp=True, drop_path_rate=0.5)
+    sum(m.mean() for m in model(torch.randn(2, 3, 40, 56))).backward()
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 1, 4])
+def test_frozen_stages_stay_frozen(name, frozen):
+    model = build(name, frozen_stages=frozen)
+    for _ in range(2):
+        model.train()  # a runner calls it before every epoch
+        depths = {
+            p: model.get_layer_depth(p)[0]
+            for p, v in model.named_parameters()
+            if not v.requires_grad
+        }
+        last = sum(model.depths[: max(frozen, 0)])
+        expected = {
+            p
+            for p, _ in model.named_parameters()
+            if frozen >= 0 and model.get_layer_depth(p)[0] <= last
+        }
+        assert set(depths) == expected
+        assert all(not m.training for m in model._frozen_modules())
+    image = torch.randn(1, 3, 32, 32)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad] or [nn.Parameter(torch.zeros(1))], 0.1
+    )
+    if frozen < 4:
+        sum(m.square().sum() for m in model(image)).backward()
+        optimizer.step()
+    assert all(torch.equal(before[k], model.state_dict()[k]) for k in expected)
+
+
+def test_layer_depth_covers_every_parameter_in_order(name):
+    model = build(name)
+    depths = [model.get_layer_depth(p) for p, _ in model.named_parameters()]
+    assert {total for _, total in depths} == {sum(model.depths) + 2}
+    assert {depth for depth, _ in depths} == set(range(sum(model.depths) + 1))
+    assert model.get_layer_depth('head.weight', 'backbone.') == (
+        sum(model.depths) + 1,
+        sum(model.depths) + 2,
+    )
+    assert model.get_layer_depth('backbone.' + next(iter(model.state_dict())), 'backbone.')[0] == 0
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_stays_near_float32(name, dtype):
+    model, image = build(name).eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        want = model(image)[0]
+        with torch.autocast('cpu', dtype):
+            got = model(image)
+    assert all(m.isfinite().all() for m in got)
+    # before the first clustering nothing is discontinuous
+    assert (got[0].float() - want).abs().max() < 0.1
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_model_runs(name, dtype):
+    model = build(name).to(dtype).eval()
+    with torch.no_grad():
+        maps = model(torch.randn(1, 3, 64, 64).to(dtype))
+    assert all(m.dtype == dtype and m.isfinite().all() for m in maps)
+
+
+def test_empty_values_are_never_read(name, monkeypatch):
+    """Fill what torch.empty returns with NaN: reading it unwritten would show."""
+    model, image = build(name).eval(), torch.randn(1, 3, 45, 37)
+    real = torch.empty
+
+    def poisoned(*args, **kwargs):
+        made = real(*args, **kwargs)
+        return made.fill_(float('nan')) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch, 'empty', poisoned)
+    with torch.no_grad():
+        assert all(m.isfinite().all() for m in model(image))
+
+
+@pytest.mark.gpu
+def test_runs_the_same_on_a_gpu(name, randomize):
+    model, image = randomize(build(name)).double().eval(), torch.randn(2, 3, 61, 47).double()
+    with torch.no_grad():
+        want = model(image)
+        got = model.cuda()(image.cuda())
+    for a, b in zip(got, want):
+        torch.testing.assert_close(a.cpu(), b, atol=1e-8, rtol=0)
+
+
+def test_resolve_arch_returns_a_copy():
+    archs = {'a': dict(depth=1)}
+    resolve_arch('a', archs, ['depth'])['depth'] = 2
+    assert archs['a'] == dict(depth=1)

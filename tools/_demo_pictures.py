@@ -1,0 +1,61 @@
+"""Pictures that the demo shows: predictions drawn over validation scenes."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import VISUALIZERS
+from mmtoken.analysis.drawing import contact_sheet
+from pycocotools.coco import COCO
+
+NUM_SCENES = 6
+ENLARGE = 2  # lines look finer on an enlarged scene
+
+
+def read_people(data_dir: Path) -> list[tuple[Path, list[list[float]]]]:
+    """Validation scenes and the boxes (left, top, width, height) in them, most people first."""
+    coco = COCO(str(data_dir / 'annotations' / 'person_keypoints_val.json'))
+    scenes = []
+    for image in coco.loadImgs(coco.getImgIds()):
+        people = coco.loadAnns(coco.getAnnIds(imgIds=image['id']))
+        if people:
+            path = data_dir / 'img_dir' / 'val' / image['file_name']
+            scenes.append((path, [person['bbox'] for person in people]))
+    return sorted(scenes, key=lambda scene: -len(scene[1]))
+
+
+def first_person(data_dir: Path) -> tuple[Path, list[float]]:
+    """The largest person of the validation scenes: file and box."""
+    boxes = [(path, box) for path, boxes in read_people(data_dir) for box in boxes]
+    return max(boxes, key=lambda entry: entry[1][2] * entry[1][3])
+
+
+def draw_poses(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> None:
+    """Draw the predicted skeletons of everybody in a few scenes on one sheet.
+
+    Args:
+        cfg: Config of a top-down pose estimator.
+        checkpoint: Its weights.
+        data_dir: Folder of the generated data.
+        out: PNG file to write.
+    """
+    from mmpose.apis import inference_topdown, init_model
+    from mmpose.structures import merge_data_samples
+
+    model = init_model(cfg, checkpoint, device='cpu')
+    options = dict(cfg.visualizer, radius=4, line_width=3, name='demo', vis_backends=[])
+    visualizer = VISUALIZERS.build(options)
+    visualizer.set_dataset_meta(model.dataset_meta)
+    pictures = []
+    for path, boxes in read_people(data_dir)[:NUM_SCENES]:
+        image = cv2.imread(str(path))
+        image = cv2.resize(image, None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_CUBIC)
+        corners = np.array(boxes) * ENLARGE
+        corners[:, 2:] += corners[:, :2]
+        people = merge_data_samples(inference_topdown(model, image, corners))
+        picture = visualizer.add_datasample(
+            'demo', image[..., ::-1].copy(), people, draw_gt=False, draw_bbox=False, kpt_thr=0.2
+        )
+        pictures.append(visualizer.get_image() if picture is None else picture)
+    cv2.imwrite(str(out), contact_sheet(pictures)[..., ::-1])

@@ -1,0 +1,197 @@
+"""From nothing to a trained, evaluated and drawn model on generated pictures.
+
+python tools/demo.py [--task pose] [--work-dir work_dirs/demo_pose]
+
+Every step is a command of this repository and is printed before it runs, so that each can be
+repeated and changed by hand. An interrupted demo goes on where it stopped; a finished one only
+evaluates and draws again.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mmengine
+import torch
+from _demo_pictures import draw_poses, first_person
+from demo_data import write_demo_data
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import find_latest_checkpoint
+from mmtoken.compat import prepare_hosts
+
+ROOT = Path(__file__).resolve().parents[1]
+STEP = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (\S+).*?loss: (\S+)')
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the demo of one task trains, measures and draws.
+
+    Args:
+        config: Config file, relative to the repository.
+        metric: Name of the score among the metrics of ``tools/test.py``.
+        score: What the score is called in print.
+        draw: Draws predictions: (config, checkpoint, data folder, file to write).
+        minutes: Roughly how long training takes on two cores.
+    """
+
+    config: str
+    metric: str
+    score: str
+    draw: Callable[[Config, str, Path, Path], None]
+    minutes: int
+
+
+TASKS = {
+    'pose': Task(
+        'configs/demo/td-hm_tcformer-demo_1xb16-20e_demo-128x96.py',
+        'coco/AP',
+        'OKS-AP',
+        draw_poses,
+        7,
+    )
+}
+
+
+class DemoError(Exception):
+    """A step failed; the message says which and where its output is."""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Train, evaluate and draw on generated pictures')
+    add = parser.add_argument
+    add('--task', choices=sorted(TASKS), default='pose', help='(%(default)s)')
+    add('--data-dir', type=Path, default=ROOT / 'data' / 'demo', help='generated pictures')
+    add('--work-dir', type=Path, help='(work_dirs/demo_TASK)')
+    add('--num-train', type=int, default=400, help='training pictures (%(default)s)')
+    add('--num-val', type=int, default=60, help='validation pictures (%(default)s)')
+    add('--epochs', type=int, help='epochs (those of the config)')
+    return parser.parse_args()
+
+
+def show_bar(done: int, total: int, text: str, start: float) -> None:
+    """Redraw the progress line; one line every so often where there is no terminal."""
+    width = 30
+    filled = width * done // total
+    bar = f'[{"#" * filled}{"." * (width - filled)}] {done}/{total} steps, {text}'
+    if sys.stderr.isatty():
+        print(f'\r{bar}', end='\n' if done == total else '', file=sys.stderr, flush=True)
+    else:
+        print(f'{bar}, {time.time() - start:.0f} s', file=sys.stderr, flush=True)
+
+
+def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> None:
+    """Print and run a command of ``tools/``; its output goes to ``log``.
+
+    Args:
+        name: Script in ``tools/``.
+        *arguments: Its arguments.
+        log: Where its output is kept.
+        epochs: Show the progress of a training run of that many epochs.
+
+    Raises:
+        DemoError: The command failed.
+    """
+    shown = [os.path.relpath(a) if isinstance(a, Path) else str(a) for a in arguments]
+    print(f'\n$ python tools/{name} {" ".join(shown)}', flush=True)
+    command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
+    start = time.time()
+    with (
+        log.open('w') as kept,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        for line in process.stdout:
+            kept.write(line)
+            step = STEP.search(line) if epochs else None
+            if step:
+                epoch, done, per_epoch = (int(step[i]) for i in (1, 2, 3))
+                text = f'loss {step[5]}, {step[4]} left'
+                show_bar((epoch - 1) * per_epoch + done, epochs * per_epoch, text, start)
+    if process.returncode:
+        tail = ''.join(log.read_text().splitlines(keepends=True)[-15:])
+        raise DemoError(f'tools/{name} failed; its output is in {log} and ends with:\n{tail}')
+
+
+def save_untrained(cfg: Config, path: Path) -> None:
+    """Keep the initial weights, to show what training adds."""
+    torch.manual_seed(0)
+    init_default_scope(cfg.default_scope)
+    mmengine.mkdir_or_exist(path.parent)
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, path)
+
+
+def evaluate(task: Task, config: Path, weights: Path, args: argparse.Namespace) -> float:
+    """The score of ``tools/test.py``."""
+    out = args.work_dir / f'{weights.stem}.json'
+    run_tool(
+        *('test.py', config, weights, '--data-root', args.data_dir),
+        *('--work-dir', args.work_dir / 'test', '--out', out),
+        log=args.work_dir / f'test_{weights.stem}.log',
+    )
+    return mmengine.load(out)[task.metric]
+
+
+def main() -> None:
+    """Data, untrained score, training, score, pictures."""
+    args = parse_args()
+    task, start = TASKS[args.task], time.time()
+    args.work_dir = args.work_dir or ROOT / 'work_dirs' / f'demo_{args.task}'
+    mmengine.mkdir_or_exist(args.work_dir)
+    config = ROOT / task.config
+    prepare_hosts()
+    cfg = Config.fromfile(config)
+    epochs = args.epochs or cfg.train_cfg.max_epochs
+    print(f'MMToken demo, task {args.task}: about {task.minutes} minutes of training on two cores')
+
+    print(
+        f'\n$ python tools/demo_data {os.path.relpath(args.data_dir)} --num-train '
+        f'{args.num_train} --num-val {args.num_val}'
+    )
+    written = write_demo_data(args.data_dir, args.num_train, args.num_val)
+    print('pictures drawn' if written else 'pictures are there already')
+
+    untrained = args.work_dir / 'untrained.pth'
+    save_untrained(cfg, untrained)
+    before = evaluate(task, config, untrained, args)
+    options = ['--cfg-options', f'train_cfg.max_epochs={args.epochs}'] if args.epochs else []
+    run_tool(
+        *('train.py', config, '--data-root', args.data_dir, '--work-dir', args.work_dir),
+        *('--resume', *options),
+        log=args.work_dir / 'train.log',
+        epochs=epochs,
+    )
+    trained = Path(find_latest_checkpoint(str(args.work_dir)))
+    after = evaluate(task, config, trained, args)
+
+    predictions, tokens = args.work_dir / 'predictions.png', args.work_dir / 'tokens'
+    task.draw(cfg, str(trained), args.data_dir, predictions)
+    image, box = first_person(args.data_dir)
+    run_tool(
+        *('analysis/token_maps.py', config, trained, image, '--out-dir', tokens, '--overwrite'),
+        *('--bbox', *box),
+        log=args.work_dir / 'token_maps.log',
+    )
+    print(f'\n{task.score} on {args.num_val} pictures that were not trained on:')
+    print(f'  untrained {before:.3f}\n  trained   {after:.3f}')
+    print(f'predictions:     {os.path.relpath(predictions)}')
+    print(f'tokens by stage: {os.path.relpath(tokens)}')
+    print(f'{(time.time() - start) / 60:.1f} minutes in all')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except (DemoError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        sys.exit('\ninterrupted; run the same command again to go on')
