@@ -38,7 +38,7 @@ setup:
 		'make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@'$(PYTHON)' -c '$(QUALIFIES)' || { echo 'set-up: MMToken needs Python 3.10 to 3.12, but' \
 		'PYTHON=$(PYTHON) is not one; name another: make PYTHON=/path/to/python3.11' >&2; exit 1; }
-	@'$(PYTHON)' tools/setup_env.py --venv '$(VENV)' $(CHOSEN)
+	@'$(PYTHON)' tools/setup_env --venv '$(VENV)' $(CHOSEN)
 
 demo: setup
 	$(PY) tools/demo.py $(if $(TASK),--task $(TASK))
