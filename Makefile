@@ -14,8 +14,9 @@ CHOSEN := $(if $(filter command,$(origin PYTHON)),--python-chosen)
 LIGHT := configs/tcformer/td-hm_tcformer-light_8xb64-210e_coco-256x192.py
 BASE := configs/tcformer/td-hm_tcformer-base_8xb64-210e_coco-256x192.py
 
-# The tests' models are tiny: more than a few threads only get into each other's way.
-THREADS ?= 2
+# One thread: on a machine that does something else as well, OpenMP threads spin for each other and
+# the tests take ten times as long.
+THREADS ?= 1
 PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
 	$(PY) -m pytest -q -m 'not slow and not gpu' \
 	$(if $(CONFIGS),$(wildcard tests/$(CONFIGS)) tests/contracts)
@@ -24,7 +25,8 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
 
 help:
 	@echo 'make demo    train, evaluate and draw a small pose estimator (TASK=pose is the default)'
-	@echo 'make test    run the fast tests (CONFIGS=tcformer: only tests/tcformer and those configs)'
+	@echo 'make test    run the fast tests, in 2 to 3 minutes on THREADS=1'
+	@echo '             (CONFIGS=tcformer: only tests/tcformer and the contracts, for those configs)'
 	@echo 'make check   format, lint, documented arguments, then the fast tests'
 	@echo 'make bench   complexity and speed of the shipped TCFormers'
 	@echo
