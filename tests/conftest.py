@@ -18,6 +18,17 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def plain_config_texts():
+    """Skip the formatting of config texts: every run writes its config several times.
+
+    It takes most of the time of a small run, and changes white space only.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, True))
+        yield
+
+
 def randomize(module: nn.Module) -> nn.Module:
     """Give every parameter and statistic a value that no constructor gives."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:

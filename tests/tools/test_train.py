@@ -26,7 +26,7 @@ def train(commands, few_images):
 
 
 def test_interrupted_run_resumes_with_nothing_lost(train, tmp_path, monkeypatch):
-    options = (*PLAIN, 'train_cfg.max_epochs=3', 'train_cfg.val_interval=3')
+    options = (*PLAIN, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2')
     train(tmp_path / 'whole', options=options)
 
     run_iter = EpochBasedTrainLoop.run_iter
@@ -46,8 +46,8 @@ def test_interrupted_run_resumes_with_nothing_lost(train, tmp_path, monkeypatch)
     train(broken, '--resume', options=(*options, 'randomness.seed=None'))
 
     assert first <= {path.name for path in broken.iterdir()}
-    whole = torch.load(tmp_path / 'whole/epoch_3.pth', weights_only=False)
-    resumed = torch.load(broken / 'epoch_3.pth', weights_only=False)
+    whole = torch.load(tmp_path / 'whole/epoch_2.pth', weights_only=False)
+    resumed = torch.load(broken / 'epoch_2.pth', weights_only=False)
     for part in ('epoch', 'iter', 'seed'):
         assert resumed['meta'][part] == whole['meta'][part]
     for key, value in whole['state_dict'].items():
