@@ -12,18 +12,12 @@ from mmtoken.analysis.complexity import (
 from mmtoken.analysis.tcformer_counter import count_as_published
 from mmtoken.common.attention import multi_head_attention
 from mmtoken.common.tokens import Bags
+from tiny import TINY
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 DIMS = (64, 128, 320, 512)
-TINY = dict(
-    depths=(1, 1, 1, 1),
-    embed_dims=(8, 16, 16, 16),
-    num_heads=(1, 2, 2, 2),
-    mlp_ratios=(2, 2, 2, 2),
-    sr_ratios=(8, 4, 2, 1),
-)
 
 
 class Calls(nn.Module):
@@ -176,7 +170,7 @@ def test_rows_of_our_backbones_are_its_stages():
 
 
 def test_counts_are_the_same_recorded_fake_and_on_the_cpu():
-    model = nn.Sequential(TCFormer(TINY), MTA([8, 16, 16, 16], 8, num_heads=2)).eval()
+    model = nn.Sequential(TCFormer(TINY), MTA(TINY['embed_dims'], 8, num_heads=2)).eval()
     counts = []
     for mode in ('cpu', 'fake', 'recorded'):
         with (

@@ -9,21 +9,14 @@ from mmtoken.analysis.token_maps import (
     stage_labels,
     stage_scores,
 )
+from tiny import TINY
 from torch import nn
-
-ARCH = dict(
-    depths=(1, 1, 1, 1),
-    embed_dims=(8, 16, 16, 16),
-    num_heads=(1, 2, 2, 2),
-    mlp_ratios=(2, 2, 2, 2),
-    sr_ratios=(8, 4, 2, 1),
-)
 
 
 @pytest.fixture
 def backbone():
     torch.manual_seed(0)
-    return TCFormer(ARCH)
+    return TCFormer(TINY)
 
 
 @pytest.fixture

@@ -1,15 +1,8 @@
 import pytest
 import torch
 from mmtoken import TCFormer, record_tokens
+from tiny import TINY
 from torch import nn
-
-TINY = dict(
-    depths=(1, 1, 1, 1),
-    embed_dims=(8, 16, 24, 32),
-    num_heads=(1, 2, 3, 4),
-    mlp_ratios=(2, 2, 2, 2),
-    sr_ratios=(8, 4, 2, 1),
-)
 
 
 @pytest.fixture

@@ -2,14 +2,8 @@ import pytest
 import torch
 from mmtoken import MTA, TCFormer
 from mmtoken.tcformer import reference
+from tiny import TINY
 
-TINY = dict(
-    depths=(1, 1, 1, 1),
-    embed_dims=(8, 16, 24, 32),
-    num_heads=(1, 2, 3, 4),
-    mlp_ratios=(2, 2, 2, 2),
-    sr_ratios=(8, 4, 2, 1),
-)
 DIMS = TINY['embed_dims']
 
 

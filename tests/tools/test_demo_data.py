@@ -8,16 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from demo_data import write_demo_data
+from demo_data.formats import MIN_AREA, annotations, index_mask
+from demo_data.poses import JOINTS, sample_pose
+from demo_data.scene import Instance, Scene, draw_scene
 from pycocotools.coco import COCO
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-sys.path.insert(0, str(TOOLS))
-
-from demo_data import write_demo_data  # noqa: E402
-from demo_data.formats import MIN_AREA, annotations, index_mask  # noqa: E402
-from demo_data.poses import JOINTS, sample_pose  # noqa: E402
-from demo_data.scene import Instance, Scene, draw_scene  # noqa: E402
-
 HW = (128, 160)
 
 

@@ -2,23 +2,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import TINY
 
 # as when the scripts are run, which puts their own folder on the path
 sys.path.insert(0, str(Path(__file__).parents[3] / 'tools' / 'analysis'))
 
-TINY = """
+CONFIG = f"""
 model = dict(
-    backbone=dict(
-        type='TCFormer',
-        arch=dict(
-            depths=(1, 1, 1, 1),
-            embed_dims=(8, 16, 16, 16),
-            num_heads=(1, 2, 2, 2),
-            mlp_ratios=(2, 2, 2, 2),
-            sr_ratios=(8, 4, 2, 1),
-        ),
-    ),
-    neck=dict(type='MTA', in_channels=(8, 16, 16, 16), out_channels=8, num_heads=2),
+    backbone=dict(type='TCFormer', arch={TINY}),
+    neck=dict(type='MTA', in_channels={TINY['embed_dims']}, out_channels=8, num_heads=2),
 )
 """
 
@@ -27,5 +19,5 @@ model = dict(
 def tiny_config(tmp_path):
     """A TCFormer with MTA, small enough for any test, that needs no host."""
     path = tmp_path / 'tiny.py'
-    path.write_text(TINY)
+    path.write_text(CONFIG)
     return str(path)

@@ -1,11 +1,8 @@
 import json
-from pathlib import Path
 
 import complexity
 import pytest
 from _models import UsageError
-
-POSE = Path(__file__).parents[3] / 'configs/demo/td-hm_tcformer-demo_1xb16-20e_demo-128x96.py'
 
 
 def test_prints_a_table_and_writes_json(tiny_config, tmp_path, capsys):
@@ -17,9 +14,9 @@ def test_prints_a_table_and_writes_json(tiny_config, tmp_path, capsys):
     assert list(written['macs']) == ['stem', 'stage 1', 'stage 2', 'stage 3', 'stage 4', 'neck']
     assert sum(sum(kinds.values()) for kinds in written['macs'].values()) == written['total_macs']
     assert f'{written["total_macs"]:,} multiply-adds' in text
-    # N = 16 x 24 tokens of 16 channels, then a quarter
+    # N = 16 x 24 tokens of 16 channels, then a quarter of 24 channels
     assert written['macs']['stage 2']['clustering'] == 384**2 * 16
-    assert written['macs']['stage 3']['clustering'] == 96**2 * 16
+    assert written['macs']['stage 3']['clustering'] == 96**2 * 24
 
 
 def test_a_part_is_as_much_as_its_rows(tiny_config):
@@ -30,10 +27,10 @@ def test_a_part_is_as_much_as_its_rows(tiny_config):
     assert both.total_params == backbone.total_params + sum(both.params['neck'].values())
 
 
-def test_whole_pose_model_with_options(capsys):
+def test_whole_pose_model_with_options(commands, capsys):
     pytest.importorskip('mmpose')
     options = '--shape 64 64 --convention original --cfg-options model.head.out_channels=3'
-    complexity.main([str(POSE), *options.split()])
+    complexity.main([str(commands.demo_config), *options.split()])
     text = capsys.readouterr().out
     head = next(line for line in text.splitlines() if line.startswith('head '))
     assert head.split()[1] == '0.000' and 'convention original' in text

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import _pictures
 import cv2
 import numpy as np
@@ -8,8 +6,6 @@ import token_maps
 import torch
 from _models import UsageError, read_config
 from mmengine.config import Config
-
-POSE = Path(__file__).parents[3] / 'configs/demo/td-hm_tcformer-demo_1xb16-20e_demo-128x96.py'
 
 
 @pytest.fixture
@@ -122,7 +118,7 @@ def test_box_outside_the_image(tiny_config, photo, out):
 # -- what the model sees
 
 
-def test_top_down_crop_is_that_of_mmpose():
+def test_top_down_crop_is_that_of_mmpose(commands):
     pytest.importorskip('mmpose')
     from mmpose.datasets.transforms import GetBBoxCenterScale, TopdownAffine
 
@@ -131,15 +127,16 @@ def test_top_down_crop_is_that_of_mmpose():
     box = (40.0, 10.0, 50.0, 80.0)
     sample = dict(img=image, bbox=np.array([[40.0, 10.0, 90.0, 90.0]]), bbox_score=np.ones(1))
     sample = TopdownAffine(input_size=(96, 128))(GetBBoxCenterScale()(sample))
-    view = _pictures.choose_view(read_config(str(POSE), {}), image.shape[:2], bbox=box)
+    cfg = read_config(str(commands.demo_config), {})
+    view = _pictures.choose_view(cfg, image.shape[:2], bbox=box)
     assert view.hw == (128, 96)
     difference = np.abs(view.cut(image).astype(int) - sample['img'])
     assert difference.mean() < 3  # mmpose's corners lie half a pixel off
 
 
-def test_whole_image_without_a_box():
+def test_whole_image_without_a_box(commands):
     pytest.importorskip('mmpose')
-    view = _pictures.choose_view(read_config(str(POSE), {}), (120, 160))
+    view = _pictures.choose_view(read_config(str(commands.demo_config), {}), (120, 160))
     assert view.hw == (128, 96)
     left, top, right, bottom = view.box
     assert (left, right) == (0, 160) and top + bottom == pytest.approx(120)
