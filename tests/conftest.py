@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a seed per test, parameters that are no initial values, golden cases."""
+"""Fixtures for all tests: a seed per test, a GPU, parameters that are no initial values."""
 
 import os
 
@@ -27,6 +27,13 @@ def plain_config_texts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, True))
         yield
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip('needs a CUDA device')
+    return torch.device('cuda')
 
 
 def randomize(module: nn.Module) -> nn.Module:

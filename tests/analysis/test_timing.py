@@ -84,9 +84,7 @@ def test_workload():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_peak_memory_on_a_gpu():
-    device = torch.device('cuda')
-    held = torch.empty(2**20, device=device)
-    used = peak_memory(lambda: torch.empty(2**21, dtype=torch.uint8, device=device), device)
+def test_peak_memory_on_a_gpu(cuda):
+    held = torch.empty(2**20, device=cuda)
+    used = peak_memory(lambda: torch.empty(2**21, dtype=torch.uint8, device=cuda), cuda)
     assert used == 2**21 and held is not None

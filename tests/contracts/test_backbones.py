@@ -162,11 +162,11 @@ def test_empty_values_are_never_read(name, monkeypatch):
 
 
 @pytest.mark.gpu
-def test_runs_the_same_on_a_gpu(name, randomize):
+def test_runs_the_same_on_a_gpu(name, randomize, cuda):
     model, image = randomize(build(name)).double().eval(), torch.randn(2, 3, 61, 47).double()
     with torch.no_grad():
         want = model(image)
-        got = model.cuda()(image.cuda())
+        got = model.to(cuda)(image.to(cuda))
     for a, b in zip(got, want):
         torch.testing.assert_close(a.cpu(), b, atol=1e-8, rtol=0)
 
