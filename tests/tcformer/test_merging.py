@@ -58,6 +58,14 @@ def test_weight_of_a_token_carries_no_gradient_and_is_not_normalised():
     assert merged.token_weight.max() < 1  # dividing by the maximum would make it 1
 
 
+@pytest.mark.parametrize('groups', [1, 2, 4])
+def test_token_conv_equals_its_twin(groups):
+    tokens, _ = grid_tokens(5, 7)
+    tokens = merge_tokens(tokens, torch.arange(35).expand(2, -1) % 11, 11)
+    conv = TokenConv(4, 4, 3, padding=1, groups=groups).double()
+    torch.testing.assert_close(conv(tokens), reference.token_conv(conv, tokens))
+
+
 def test_token_conv_on_the_grid_is_a_convolution_plus_skip():
     tokens, leaf = grid_tokens(5, 7)
     conv = TokenConv(4, 6, 3, padding=1).double()

@@ -119,6 +119,8 @@ _OURS: dict[str, tuple[int, str | None, Callable[..., int]]] = {
     'index_add_': (4, 'transforms', _added_macs),
     'scatter_add': (4, 'transforms', _added_macs),
     'scatter_add_': (4, 'transforms', _added_macs),
+    # a depthwise 1x1 convolution on tokens
+    'addcmul': (3, 'conv', lambda _sum, x, _weight: x.numel()),
     'mv': (2, 'linear', lambda matrix, _vector: matrix.numel()),
     'dot': (2, 'linear', lambda a, _b: a.numel()),
     # seen, so that other conventions can count them; 0 in ours

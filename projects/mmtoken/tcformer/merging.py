@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..common.checks import HW
 from ..common.recorder import record_stage
@@ -94,9 +95,14 @@ class TokenConv(nn.Conv2d):
         self.skip = nn.Conv1d(in_channels, out_channels, 1, groups=groups, bias=False)
 
     def forward(self, tokens: TokenSet) -> Tensor:
-        skip = self.skip(tokens.x.transpose(1, 2)).transpose(1, 2)
-        feature_map = super().forward(tokens_to_map(tokens))
-        return skip + map_to_tokens(feature_map, tokens)
+        x, weight = tokens.x, self.skip.weight.squeeze(2)
+        spread = map_to_tokens(super().forward(tokens_to_map(tokens)), tokens)
+        # a 1x1 convolution on (B, N, C) as what it is; grouped convolutions are slow on CPUs
+        if self.groups == 1:
+            return spread + F.linear(x, weight)
+        if weight.shape == (self.in_channels, 1):
+            return torch.addcmul(spread, x, weight.squeeze(1))
+        return spread + self.skip(x.transpose(1, 2)).transpose(1, 2)
 
 
 class ClusteringTokenMerge(nn.Module):
