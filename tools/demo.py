@@ -51,7 +51,7 @@ class Task:
 
 TASKS = {
     'pose': Task(
-        'configs/demo/td-hm_tcformer-demo_1xb16-20e_demo-128x96.py',
+        'configs/demo/td-hm_tcformer-demo_1xb8-14e_demo-128x96.py',
         'coco/AP',
         'OKS-AP',
         draw_poses,
@@ -72,7 +72,7 @@ def parse_args() -> argparse.Namespace:
     add('--data-dir', type=Path, default=ROOT / 'data' / 'demo', help='generated pictures')
     add('--work-dir', type=Path, help='(work_dirs/demo_TASK)')
     add('--num-train', type=int, default=400, help='training pictures (%(default)s)')
-    add('--num-val', type=int, default=60, help='validation pictures (%(default)s)')
+    add('--num-val', type=int, default=80, help='validation pictures (%(default)s)')
     add('--epochs', type=int, help='epochs (those of the config)')
     return parser.parse_args()
 
@@ -103,11 +103,13 @@ def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> N
     shown = [os.path.relpath(a) if isinstance(a, Path) else str(a) for a in arguments]
     print(f'\n$ python tools/{name} {" ".join(shown)}', flush=True)
     command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
+    # threads that wait for each other must not spin: the machine may be busy
+    environment = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
     start = time.time()
     with (
         log.open('w') as kept,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         ) as process,
     ):
         for line in process.stdout:
