@@ -77,15 +77,27 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show_bar(done: int, total: int, text: str, start: float) -> None:
-    """Redraw the progress line; one line every so often where there is no terminal."""
-    width = 30
-    filled = width * done // total
-    bar = f'[{"#" * filled}{"." * (width - filled)}] {done}/{total} steps, {text}'
-    if sys.stderr.isatty():
-        print(f'\r{bar}', end='\n' if done == total else '', file=sys.stderr, flush=True)
-    else:
-        print(f'{bar}, {time.time() - start:.0f} s', file=sys.stderr, flush=True)
+class ProgressBar:
+    """One line that is redrawn in place, or a new line every so often where that cannot be done.
+
+    Args:
+        seconds: Time between lines where there is no terminal.
+    """
+
+    def __init__(self, seconds: float = 20.0) -> None:
+        self.seconds = seconds
+        self.start = self.shown = time.time()
+
+    def show(self, done: int, total: int, text: str) -> None:
+        """Show that ``done`` of ``total`` steps are done."""
+        filled = 30 * done // total
+        bar = f'[{"#" * filled}{"." * (30 - filled)}] {done}/{total} steps, {text}'
+        if sys.stderr.isatty():
+            end = '\n' if done == total else ''
+            print(f'\r\033[K{bar}', end=end, file=sys.stderr, flush=True)
+        elif done == total or time.time() - self.shown >= self.seconds:
+            self.shown = time.time()
+            print(f'{bar}, {self.shown - self.start:.0f} s', file=sys.stderr, flush=True)
 
 
 def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> None:
@@ -105,7 +117,7 @@ def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> N
     command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
     # threads that wait for each other must not spin: the machine may be busy
     environment = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
-    start = time.time()
+    bar = ProgressBar()
     with (
         log.open('w') as kept,
         subprocess.Popen(
@@ -118,7 +130,7 @@ def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> N
             if step:
                 epoch, done, per_epoch = (int(step[i]) for i in (1, 2, 3))
                 text = f'loss {step[5]}, {step[4]} left'
-                show_bar((epoch - 1) * per_epoch + done, epochs * per_epoch, text, start)
+                bar.show((epoch - 1) * per_epoch + done, epochs * per_epoch, text)
     if process.returncode:
         tail = ''.join(log.read_text().splitlines(keepends=True)[-15:])
         raise DemoError(f'tools/{name} failed; its output is in {log} and ends with:\n{tail}')

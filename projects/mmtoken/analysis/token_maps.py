@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,20 +95,16 @@ def draw_token_maps(
     Returns:
         For each image: stage, counted from 1, to ``(h, w, 3)`` uint8 (higher with a title).
     """
-    _check_images(inputs, images)
-    recorder = record_backbone(model, inputs)
-    drawn = []
-    for sample, image in enumerate(images):
-        maps = {}
-        for stage, cells in stage_labels(recorder, sample).items():
-            labels = cells_to_pixels(cells, tuple(inputs.shape[2:]), image.shape[:2])
-            tokens = recorder.stages[stage]['tokens']
-            # cells of a grid need no hues to be told apart
-            picture = draw_regions(image, labels, tint=0.0 if tokens.on_grid else 0.5)
-            title = stage_title(stage, tokens.num_tokens, tokens.hw)
-            maps[stage] = add_title(picture, title) if titles else picture
-        drawn.append(maps)
-    return drawn
+
+    def paint(
+        stage: int, record: dict[str, Any], image: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, str]:
+        tokens = record['tokens']
+        # cells of a grid need no hues to be told apart
+        picture = draw_regions(image, labels, tint=0.0 if tokens.on_grid else 0.5)
+        return picture, stage_title(stage, tokens.num_tokens, tokens.hw)
+
+    return _draw(model, inputs, images, titles, stage_labels, paint)
 
 
 def draw_score_maps(
@@ -124,15 +121,33 @@ def draw_score_maps(
     Returns:
         For each image: stage, counted from 1, to ``(h, w, 3)`` uint8 (higher with a title).
     """
+
+    def paint(
+        stage: int, _record: dict[str, Any], image: np.ndarray, heat: np.ndarray
+    ) -> tuple[np.ndarray, str]:
+        title = f'score into stage {stage}: {heat.min():.2f} to {heat.max():.2f}'
+        return draw_heat(image, heat), title
+
+    return _draw(model, inputs, images, titles, stage_scores, paint)
+
+
+def _draw(
+    model: nn.Module,
+    inputs: Tensor,
+    images: Sequence[np.ndarray],
+    titles: bool,
+    cells_of: Callable[[TokenRecorder, int], dict[int, np.ndarray]],
+    paint: Callable[..., tuple[np.ndarray, str]],
+) -> list[dict[int, np.ndarray]]:
+    """Record the model once, then paint what ``cells_of`` finds in each sample, stage by stage."""
     _check_images(inputs, images)
     recorder = record_backbone(model, inputs)
     drawn = []
     for sample, image in enumerate(images):
         maps = {}
-        for stage, cells in stage_scores(recorder, sample).items():
-            heat = cells_to_pixels(cells, tuple(inputs.shape[2:]), image.shape[:2])
-            picture = draw_heat(image, heat)
-            title = f'score into stage {stage}: {cells.min():.2f} to {cells.max():.2f}'
+        for stage, cells in cells_of(recorder, sample).items():
+            pixels = cells_to_pixels(cells, tuple(inputs.shape[2:]), image.shape[:2])
+            picture, title = paint(stage, recorder.stages[stage], image, pixels)
             maps[stage] = add_title(picture, title) if titles else picture
         drawn.append(maps)
     return drawn
