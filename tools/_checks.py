@@ -12,8 +12,9 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import DATASETS
-from mmengine.runner import BaseLoop, CheckpointLoader, Runner
+from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import load_state_dict
+from mmtoken.common.checkpoints import read_checkpoint as read_safely
 
 
 def check_launcher(cfg: Config) -> None:
@@ -90,21 +91,20 @@ def build_loop(runner: Runner, split: str) -> BaseLoop | None:
 
 
 def read_checkpoint(path: str) -> dict:
-    """Return the checkpoint in ``path``; raise unless it can be read to its end."""
-    if '://' not in path and not osp.isfile(path):
-        raise UsageError(
-            f'the checkpoint must be a file, got {path!r}; training writes epoch_N.pth, '
-            'best_*.pth and the name of the newest one (last_checkpoint) into its work directory'
-        )
+    """Return the checkpoint in ``path``; raise unless it is whole and holds nothing but data.
+
+    The runner reads it once more, and may fall back to the unpickler that runs code: a file that
+    needs it is refused here.
+    """
     try:
-        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    except Exception as error:  # torch raises a different type for each way to be broken
-        size = osp.getsize(path) if osp.isfile(path) else 'an unknown number of'
-        why = f'{type(error).__name__}: {textwrap.shorten(str(error), 200)}'
+        return read_safely(path)
+    except FileNotFoundError as error:
         raise UsageError(
-            f'the checkpoint must be a complete file written by torch.save, got {path!r} of '
-            f'{size} bytes ({why}); copy or download it again'
+            f'{error}; training writes epoch_N.pth, best_*.pth and the name of the newest one '
+            '(last_checkpoint) into its work directory'
         ) from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 class StrictLoadHook(Hook):

@@ -178,7 +178,7 @@ def test_show_without_a_hook(commands, tmp_path):
 
 
 def test_resume_from_a_missing_checkpoint(train, tmp_path):
-    with pytest.raises(UsageError, match=r'checkpoint must be a file, got .*no\.pth'):
+    with pytest.raises(UsageError, match=r'checkpoint must be an existing file, got .*no\.pth'):
         train(tmp_path, '--resume', tmp_path / 'no.pth')
 
 
