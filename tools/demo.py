@@ -51,7 +51,7 @@ class Task:
 
 TASKS = {
     'pose': Task(
-        'configs/demo/td-hm_tcformer-demo_1xb8-14e_demo-128x96.py',
+        'configs/demo/td-hm_tcformer-demo_1xb8-20e_demo-128x96.py',
         'coco/AP',
         'OKS-AP',
         draw_poses,

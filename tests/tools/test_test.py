@@ -99,7 +99,9 @@ def test_dump_of_an_unknown_kind(test, checkpoint):
 
 
 def test_missing_checkpoint(test, tmp_path):
-    with pytest.raises(UsageError, match=r'checkpoint must be an existing file, got .*no\.pth.*last_check'):
+    with pytest.raises(
+        UsageError, match=r'checkpoint must be an existing file, got .*no\.pth.*last_check'
+    ):
         test(tmp_path / 'no.pth')
 
 

@@ -47,10 +47,10 @@ def pairwise_distance(x: Tensor) -> Tensor:
     tokens' size, is set to zero: in flat image areas tokens repeat, and noise between copies
     would otherwise pick the centres, differently in every batch.
     """
-    noise_floor = 16 * torch.finfo(x.dtype).eps * x.square().mean((1, 2), keepdim=True)
-    x = x - x.mean(1, keepdim=True)
-    distance = torch.cdist(x, x) / x.shape[-1] ** 0.5
-    return distance.masked_fill(distance.square() <= noise_floor, 0.0)
+    noise_floor = 4 * torch.finfo(x.dtype).eps ** 0.5 * x.square().mean((1, 2), keepdim=True).sqrt()
+    x = (x - x.mean(1, keepdim=True)) / x.shape[-1] ** 0.5
+    distance = torch.cdist(x, x)
+    return distance.masked_fill_(distance <= noise_floor, 0.0)
 
 
 def local_density(distance: Tensor, num_neighbors: int) -> Tensor:
