@@ -1,13 +1,14 @@
 """Pictures that the demo shows: predictions drawn over validation scenes."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import cv2
+import mmengine
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
 from mmtoken.analysis.drawing import contact_sheet
-from pycocotools.coco import COCO
 
 NUM_SCENES = 6
 ENLARGE = 2  # lines look finer on an enlarged scene
@@ -15,13 +16,16 @@ ENLARGE = 2  # lines look finer on an enlarged scene
 
 def read_people(data_dir: Path) -> list[tuple[Path, list[list[float]]]]:
     """Validation scenes and the boxes (left, top, width, height) in them, most people first."""
-    coco = COCO(str(data_dir / 'annotations' / 'person_keypoints_val.json'))
-    scenes = []
-    for image in coco.loadImgs(coco.getImgIds()):
-        people = coco.loadAnns(coco.getAnnIds(imgIds=image['id']))
-        if people:
-            path = data_dir / 'img_dir' / 'val' / image['file_name']
-            scenes.append((path, [person['bbox'] for person in people]))
+    content = mmengine.load(data_dir / 'annotations' / 'person_keypoints_val.json')
+    boxes = defaultdict(list)
+    for person in content['annotations']:
+        boxes[person['image_id']].append(person['bbox'])
+    folder = data_dir / 'img_dir' / 'val'
+    scenes = [
+        (folder / image['file_name'], boxes[image['id']])
+        for image in content['images']
+        if image['id'] in boxes
+    ]
     return sorted(scenes, key=lambda scene: -len(scene[1]))
 
 
