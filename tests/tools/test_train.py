@@ -67,9 +67,11 @@ def test_resume_of_a_run_that_never_saved_starts_it(train, tmp_path):
 
 def test_auto_scale_lr(commands, train, tmp_path):
     train(tmp_path, '--auto-scale-lr', '--no-validate')
-    base = Config.fromfile(commands.demo_config).auto_scale_lr.base_batch_size
+    cfg = Config.fromfile(commands.demo_config)
     group = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['optimizer']['param_groups'][0]
-    assert group['initial_lr'] == pytest.approx(5e-4 * 4 / base)
+    assert group['initial_lr'] == pytest.approx(
+        cfg.optim_wrapper.optimizer.lr * 4 / cfg.auto_scale_lr.base_batch_size
+    )
 
 
 def test_runner_type(train, tmp_path):
