@@ -7,6 +7,7 @@ import pytest
 import torch
 from _cli import UsageError
 from mmengine.config import Config, ConfigDict
+from mmtoken.common.checkpoints import read_checkpoint
 
 pytest.importorskip('mmpose', reason='the demo config needs mmpose')
 
@@ -129,7 +130,7 @@ def test_checkpoint_of_a_shallower_model(test, checkpoint):
 
 
 def test_weights_of_data_parallel_training(test, checkpoint, tmp_path):
-    state = torch.load(checkpoint, weights_only=False)['state_dict']
+    state = read_checkpoint(checkpoint)['state_dict']
     path = tmp_path / 'parallel.pth'
     torch.save({f'module.{key}': value for key, value in state.items()}, path)
     test(path, '--out', tmp_path / 'm.json')

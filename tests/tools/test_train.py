@@ -9,6 +9,7 @@ import torch
 from _cli import UsageError
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
+from mmtoken.common.checkpoints import read_checkpoint
 
 pytest.importorskip('mmpose', reason='the demo config needs mmpose')
 
@@ -46,8 +47,8 @@ def test_interrupted_run_resumes_with_nothing_lost(train, tmp_path, monkeypatch)
     train(broken, '--resume', options=(*options, 'randomness.seed=None'))
 
     assert first <= {path.name for path in broken.iterdir()}
-    whole = torch.load(tmp_path / 'whole/epoch_2.pth', weights_only=False)
-    resumed = torch.load(broken / 'epoch_2.pth', weights_only=False)
+    whole = read_checkpoint(tmp_path / 'whole/epoch_2.pth')
+    resumed = read_checkpoint(broken / 'epoch_2.pth')
     for part in ('epoch', 'iter', 'seed'):
         assert resumed['meta'][part] == whole['meta'][part]
     for key, value in whole['state_dict'].items():
@@ -68,7 +69,7 @@ def test_resume_of_a_run_that_never_saved_starts_it(train, tmp_path):
 def test_auto_scale_lr(commands, train, tmp_path):
     train(tmp_path, '--auto-scale-lr', '--no-validate')
     cfg = Config.fromfile(commands.demo_config)
-    group = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['optimizer']['param_groups'][0]
+    group = read_checkpoint(tmp_path / 'epoch_1.pth')['optimizer']['param_groups'][0]
     assert group['initial_lr'] == pytest.approx(
         cfg.optim_wrapper.optimizer.lr * 4 / cfg.auto_scale_lr.base_batch_size
     )
@@ -196,7 +197,7 @@ def test_finetuning_declares_the_head(train, tmp_path):
     options = ('model.head.out_channels=17',)
     train(tmp_path / 'first', '--no-validate', options=options)
     path = tmp_path / 'first/epoch_1.pth'
-    checkpoint = torch.load(path, weights_only=False)
+    checkpoint = read_checkpoint(path)
     final = checkpoint['state_dict']['head.final_layer.weight']
     checkpoint['state_dict']['head.final_layer.weight'] = final[:14]
     torch.save(checkpoint, path)
