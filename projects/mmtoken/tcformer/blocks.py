@@ -24,7 +24,7 @@ class TokenAttention(nn.Module):
     """Multi-head attention whose keys and values are first reduced in number.
 
     The importance score of a key token is added to its logits, so that important tokens are
-    attended to (eq. 5).
+    attended to.
 
     Args:
         dim: C.

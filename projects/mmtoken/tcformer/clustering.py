@@ -1,6 +1,6 @@
 """Density-peaks clustering with k nearest neighbours (DPC-kNN), globally or part by part.
 
-Source: TCFormer (CVPR 2022), Sec. 3.2, eq. 1-3; parts: TCFormerV2 (TPAMI 2024), local CTM.
+Source: TCFormer (CVPR 2022), Sec. 3.2; parts: TCFormerV2 (TPAMI 2024), local CTM.
 Everything here is integers out, no gradient, at least float32 inside, and deterministic: a tie
 goes to the lower index, in density, in score and in distance.
 

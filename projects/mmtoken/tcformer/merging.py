@@ -1,6 +1,6 @@
 """Merging the tokens of a cluster, and the clustering-based token merge (CTM) block.
 
-Source: TCFormer (CVPR 2022), Sec. 3.2 "Clustering-based Token Merge block", eq. 4.
+Source: TCFormer (CVPR 2022), Sec. 3.2 (Clustering-based Token Merge block).
 
 Letters: B batch, N tokens before and M after merging, N0 grid cells, C channels.
 """
