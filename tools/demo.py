@@ -2,8 +2,8 @@
 
 python tools/demo.py [--task pose] [--work-dir work_dirs/demo_pose]
 
-Every step is a command of this repository and is printed before it runs, so that each can be
-repeated and changed by hand. An interrupted demo goes on where it stopped; a finished one only
+The commands of this repository that it runs are printed first, so that each can be repeated and
+changed by hand. An interrupted demo goes on where it stopped; a finished one only
 evaluates and draws again.
 """
 
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,9 +118,9 @@ def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> N
     command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
     # threads that wait for each other must not spin: the machine may be busy
     environment = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
-    bar = ProgressBar()
+    bar, total = ProgressBar(), 0
     with (
-        log.open('w') as kept,
+        log.open('a') as kept,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         ) as process,
@@ -130,10 +131,13 @@ def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> N
             if step:
                 epoch, done, per_epoch = (int(step[i]) for i in (1, 2, 3))
                 text = f'loss {step[5]}, {step[4]} left'
-                bar.show((epoch - 1) * per_epoch + done, epochs * per_epoch, text)
+                total = epochs * per_epoch
+                bar.show((epoch - 1) * per_epoch + done, total, text)
     if process.returncode:
         tail = ''.join(log.read_text().splitlines(keepends=True)[-15:])
         raise DemoError(f'tools/{name} failed; its output is in {log} and ends with:\n{tail}')
+    if total:  # the log leaves out the last few steps
+        bar.show(total, total, 'done')
 
 
 def save_untrained(cfg: Config, path: Path) -> None:
@@ -171,7 +175,10 @@ def main() -> None:
         f'\n$ python tools/demo_data {os.path.relpath(args.data_dir)} --num-train '
         f'{args.num_train} --num-val {args.num_val}'
     )
-    written = write_demo_data(args.data_dir, args.num_train, args.num_val)
+    try:
+        written = write_demo_data(args.data_dir, args.num_train, args.num_val)
+    except (ValueError, OSError) as error:
+        raise DemoError(f'{error} (here: another --data-dir, or delete that folder)') from error
     print('pictures drawn' if written else 'pictures are there already')
 
     untrained = args.work_dir / 'untrained.pth'
@@ -188,7 +195,8 @@ def main() -> None:
     after = evaluate(task, config, trained, args)
 
     predictions, tokens = args.work_dir / 'predictions.png', args.work_dir / 'tokens'
-    task.draw(cfg, str(trained), args.data_dir, predictions)
+    with (args.work_dir / 'draw.log').open('a') as log, redirect_stdout(log), redirect_stderr(log):
+        task.draw(cfg, str(trained), args.data_dir, predictions)
     image, box = first_person(args.data_dir)
     run_tool(
         *('analysis/token_maps.py', config, trained, image, '--out-dir', tokens, '--overwrite'),
@@ -205,7 +213,8 @@ def main() -> None:
 if __name__ == '__main__':
     try:
         main()
-    except (DemoError, ValueError) as error:
+    except (DemoError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('\ninterrupted; run the same command again to go on')
+        print('\ninterrupted; run the same command again to go on', file=sys.stderr)
+        sys.exit(130)

@@ -1,4 +1,4 @@
-"""A small TCFormer + MTA on the embedded scenes (17 joints), 128x96, 20 epochs on a 2-core CPU.
+"""A small TCFormer + MTA on drawn scenes (17 joints), 128x96, 20 epochs on a 2-core CPU.
 
 python tools/demo_data data/demo --num-train 400 --num-val 80 && python tools/train.py <this file>
 """

@@ -2,6 +2,7 @@ import argparse
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmtoken.common.checkpoints import (
@@ -11,6 +12,7 @@ from mmtoken.common.checkpoints import (
     read_checkpoint,
     read_state_dict,
 )
+from mmtoken.compat import prepare_hosts
 from torch import nn
 
 
@@ -111,6 +113,22 @@ def test_truncated_file(save):
     path = save(filled())
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match=r'\(300 bytes\) is no readable weights file'):
+        read_checkpoint(path)
+
+
+def test_reading_leaves_runner_checkpoints_loadable(save):
+    prepare_hosts()
+    path = save({'state_dict': filled(), 'history': HistoryBuffer([1.0], [1])})
+    read_checkpoint(path)
+    assert isinstance(torch.load(path, weights_only=True)['history'], HistoryBuffer)
+
+
+def test_text_file(tmp_path):
+    path = tmp_path / 'weights.pth'
+    path.write_text('epoch 3\n')
+    with pytest.raises(
+        ValueError, match=r'\(8 bytes\) is no readable weights file, got "\w+Error: '
+    ):
         read_checkpoint(path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,14 +104,16 @@ def read_checkpoint(path: str | Path) -> dict:
             f'the checkpoint must be an existing file, got {str(path)!r}; check the path or '
             'download the file first'
         )
+    # for good: torch's context manager would also take away what others had allowed before
+    torch.serialization.add_safe_globals(safe_classes())
     try:
-        with torch.serialization.safe_globals(safe_classes()):
-            return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         size = path.stat().st_size
+        why = f'{type(error).__name__}: {textwrap.shorten(str(error), 120)}'
         raise ValueError(
             f'the checkpoint {str(path)!r} ({size} bytes) is no readable weights file, got '
-            f'"{str(error).splitlines()[0]}"; it may be truncated (download or copy it again) or '
+            f'"{why}"; it may be truncated (download or copy it again) or '
             'hold pickled objects (re-save only its state_dict)'
         ) from error
 

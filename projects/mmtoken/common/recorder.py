@@ -110,8 +110,8 @@ def record_tokens(model: nn.Module, attention: bool = True) -> Iterator[TokenRec
         The recorder: ``rec.stages[2]['tokens']``, ``rec.attention['block2.0.attn']``.
 
     Example:
-        >>> with record_tokens(model) as rec:
-        ...     model(images)
+        >>> with record_tokens(backbone) as rec:
+        ...     backbone(images)
         >>> rec.stages[4]['tokens'].assign_idx  # (B, N0): who owns each stride-4 cell
     """
     recorder = TokenRecorder(attention)
