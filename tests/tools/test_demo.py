@@ -53,6 +53,13 @@ def test_failed_step_shows_the_end_of_its_output(tmp_path):
     assert 'nowhere.py' in (tmp_path / 'log').read_text()
 
 
+def test_other_data_in_the_way(data, tmp_path, monkeypatch):
+    arguments = ['--data-dir', data, '--work-dir', tmp_path, '--num-train', 7, '--num-val', 3]
+    monkeypatch.setattr(sys, 'argv', ['demo.py', *map(str, arguments)])
+    with pytest.raises(demo.DemoError, match='num_train.*another --data-dir, or delete'):
+        demo.main()
+
+
 def test_every_task_names_an_existing_config():
     for task in demo.TASKS.values():
         assert (demo.ROOT / task.config).is_file()
