@@ -40,8 +40,8 @@ class Bags:
     def sum(self, table: Tensor, weights: Tensor | None = None) -> Tensor:
         """Sum (optionally weighted) rows of ``table (T, C)`` within each bag -> ``(K, C)``.
 
-        One fused gather and segment sum: no ``(R, C)`` copy, no atomics, hence bitwise
-        repeatable on every device.
+        One fused gather and segment sum: no ``(R, C)`` copy, and each bag is added up in the
+        order of its rows, not by atomics.
         """
         return F.embedding_bag(
             self.rows, table, self.offsets, mode='sum', per_sample_weights=weights
