@@ -163,8 +163,9 @@ def test_pretrained_goes_through_the_strict_loader(save):
     model.init_weights()
     assert (model.fc.weight == 1).all()
     bad = save({'fc.weight': torch.ones(3, 2)}, 'bad.pth')
-    with pytest.raises(ValueError, match='missing: fc.bias'):
-        StrictSmall(dict(type='Pretrained', checkpoint=str(bad))).init_weights()
+    for cfg in (pretrained := dict(type='Pretrained', checkpoint=str(bad)), [pretrained]):
+        with pytest.raises(ValueError, match='missing: fc.bias'):
+            StrictSmall(cfg).init_weights()
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,10 @@ def test_pretrained_goes_through_the_strict_loader(save):
     [
         (dict(type='Pretrained'), 'needs a checkpoint, got'),
         (dict(type='Pretrained', checkpoint='x', prefx='a'), r"got \['prefx'\]"),
+        (
+            [dict(type='Pretrained', checkpoint='x'), dict(type='Normal', layer='Linear')],
+            r"must stand alone, got \['Pretrained', 'Normal'\]",
+        ),
     ],
 )
 def test_bad_init_cfg(cfg, message):

@@ -292,11 +292,17 @@ class StrictInitModule(BaseModule):
 
     def init_weights(self) -> None:
         """Load the ``Pretrained`` weights of ``init_cfg``; other kinds are mmengine's."""
-        cfg = self.init_cfg
-        if not (isinstance(cfg, dict) and cfg.get('type') == 'Pretrained'):
+        cfgs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
+        kinds = [cfg.get('type') for cfg in cfgs if cfg]
+        if 'Pretrained' not in kinds:
             super().init_weights()
             return
-        cfg = {key: value for key, value in cfg.items() if key not in ('type', 'map_location')}
+        if len(cfgs) > 1:
+            raise ValueError(
+                f"init_cfg of type 'Pretrained' must stand alone, got {kinds}; the constructor "
+                'sets all other initial values'
+            )
+        cfg = {key: value for key, value in cfgs[0].items() if key not in ('type', 'map_location')}
         if 'checkpoint' not in cfg:
             raise ValueError(
                 f"init_cfg of type 'Pretrained' needs a checkpoint, got {sorted(cfg)}; add "
