@@ -1,0 +1,8 @@
+"""Mask R-CNN with PaCa-ViT-Small (100 clusters in every stage) on COCO, 12 epochs, 8 GPUs x 2 images.
+
+torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch --amp
+"""
+
+_base_ = './mask-rcnn_paca-vit-tiny_fpn_1x_coco.py'
+
+model = dict(backbone=dict(arch='small', num_clusters=(100, 100, 100, 100)))

@@ -1,0 +1,13 @@
+"""PaCa-ViT-Base with UPerNet on ADE20K, 512x512, 160k iterations, 8 GPUs x 2 images.
+
+torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch --amp
+"""
+
+_base_ = './paca-vit-tiny_upernet_8xb2-160k_ade20k-512x512.py'
+
+# drop path stays 0.1, unlike with the PaCa head
+model = dict(
+    backbone=dict(arch='base'),
+    decode_head=dict(in_channels=[96, 192, 384, 512]),
+    auxiliary_head=dict(in_channels=384),
+)
