@@ -1,4 +1,4 @@
-"""From a picture file to what a model of a config sees: crop, size, normalisation."""
+"""From a picture file to what a model of a config sees: crop, size, normalisation, padding."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class View:
 
     Args:
         box: Left, top, right and bottom in pixels of the picture; may stick out of it.
-        hw: Input size.
+        hw: Input size, before padding (see :func:`padded_size`).
     """
 
     box: tuple[float, float, float, float]
@@ -115,15 +115,54 @@ def _test_pipeline(cfg: Config) -> list[Any]:
 
 
 def _resized(steps: list[Any], hw: tuple[int, int]) -> tuple[int, int]:
-    """The size after the pipeline's ``Resize``, if it has one."""
+    """The size after the pipeline's ``Resize``, if it has one; rounded as mmcv does."""
     step = next((step for step in steps if step.type.endswith('Resize')), {})
-    scale = step.get('scale')
-    if not scale:
+    scale, factor = step.get('scale'), step.get('scale_factor')
+    if isinstance(scale, (int, float)):
+        scale = (scale, scale)
+    if not scale and not factor:
         return hw
+    if not scale:
+        x, y = factor if isinstance(factor, (tuple, list)) else (factor, factor)
+        scale = (_rounded(hw[1] * x), _rounded(hw[0] * y))
     if not step.get('keep_ratio', False):
         return scale[1], scale[0]
     factor = min(max(scale) / max(hw), min(scale) / min(hw))
-    return round(hw[0] * factor), round(hw[1] * factor)
+    return _rounded(hw[0] * factor), _rounded(hw[1] * factor)
+
+
+def _rounded(side: float) -> int:
+    return int(side + 0.5)
+
+
+def padded_size(cfg: Config, hw: tuple[int, int]) -> tuple[int, int]:
+    """The size of the model's input where pictures have size ``hw`` after the test pipeline.
+
+    The data preprocessors of the hosts pad at the bottom and on the right: mmdet, mmpose and
+    mmengine to multiples of ``pad_size_divisor``, mmseg only as its ``test_cfg`` says.
+    """
+    how = cfg.model.get('data_preprocessor') or {}
+    test = how.get('test_cfg') or {}
+    divisor = test.get('size_divisor') or how.get('pad_size_divisor') or 1
+    least = test.get('size') or hw
+    sides = (max(side, other) for side, other in zip(hw, least))
+    height, width = (-(-side // divisor) * divisor for side in sides)
+    return height, width
+
+
+def pad_inputs(cfg: Config, inputs: Tensor, hw: tuple[int, int]) -> Tensor:
+    """Pad normalised inputs ``(B, 3, h, w)`` to ``hw`` with the value of the preprocessor."""
+    how = cfg.model.get('data_preprocessor') or {}
+    value = how.get('pad_value', how.get('pad_val', 0))
+    bottom, right = hw[0] - inputs.shape[2], hw[1] - inputs.shape[3]
+    return torch.nn.functional.pad(inputs, (0, right, 0, bottom), value=value)
+
+
+def pad_picture(picture: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """The picture at the top left of a black one of size ``hw``."""
+    padded = np.zeros((*hw, 3), np.uint8)
+    padded[: picture.shape[0], : picture.shape[1]] = picture
+    return padded
 
 
 def normalise(cfg: Config, images: list[np.ndarray]) -> Tensor:

@@ -1,8 +1,11 @@
-"""Which pixels share a token at each stage, drawn over pictures.
+"""Which pixels share a token at each stage, or a cluster, drawn over pictures.
 
 python tools/analysis/token_maps.py CONFIG CHECKPOINT IMAGE... --out-dir DIR [--bbox X Y W H]
 
-Writes, per picture, one PNG per stage and a sheet of all of them. Size, crop, and normalisation are
+Writes, per picture, one PNG per stage and a sheet of all of them. Where a backbone has soft
+clusters (PaCa-ViT), a stage shows which cluster weighs each patch most, and PICTURE_clusters2.png
+has the heat map of every cluster of stage 2, each scaled to its own peak; the peak stands beside
+its number, in multiples of the uniform weight 1 / N. Size, crop, padding and normalisation are
 those of the config's test pipeline; only the backbone is built, so no host needs to be installed.
 """
 
@@ -13,19 +16,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 from _models import UsageError, add_config_options, build_part, check_side, read_config, run
-from _pictures import choose_view, normalise, read_image
+from _pictures import choose_view, normalise, pad_inputs, pad_picture, padded_size, read_image
 from mmengine.config import Config
+from mmtoken.analysis.cluster_maps import draw_cluster_heats, draw_cluster_maps, stages_left_out
 from mmtoken.analysis.drawing import add_title, contact_sheet
-from mmtoken.analysis.token_maps import draw_score_maps, draw_token_maps
+from mmtoken.analysis.token_maps import draw_score_maps, draw_token_maps, record_backbone
 from mmtoken.common.checkpoints import load_state_dict_strict, read_state_dict
-from torch import nn
+from mmtoken.common.recorder import TokenRecorder
+from torch import Tensor, nn
 
 DRAWN_SIDE = 640  # pictures are enlarged by whole numbers to about this many pixels
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Draw which pixels share a token at each stage')
+    parser = argparse.ArgumentParser(
+        description='Draw which pixels share a token, or a cluster, at each stage'
+    )
     add = parser.add_argument
     add('config', help='config file of a model with a backbone of this suite')
     add('checkpoint', help='weights of the model or of its backbone; left out: --random-weights')
@@ -34,7 +41,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--random-weights', action='store_true', help='draw an untrained model; no CHECKPOINT')
     add('--bbox', type=float, nargs=4, metavar=('X', 'Y', 'W', 'H'), help='look at this box only')
     add('--shape', type=int, nargs=2, metavar=('H', 'W'), help='input size (that of the config)')
-    add('--scores', action='store_true', help='draw the importance scores as well')
+    add('--scores', action='store_true', help='TCFormer: draw the importance scores as well')
+    text = 'PaCa-ViT: heat maps of these clusters alone, larger; counted from 0 (all)'
+    add('--clusters', type=int, nargs='+', metavar='N', help=text)
+    text = (
+        'PaCa-ViT: the clustering of block J of a stage, counted from 0 (the first that clusters)'
+    )
+    add('--block', type=int, metavar='J', help=text)
     add('--overwrite', action='store_true', help='write into a folder that has files')
     add('--device', default='cpu', help='(cpu)')
     add_config_options(parser)
@@ -80,26 +93,65 @@ def load_backbone(cfg: Config, checkpoint: str | None, device: str) -> nn.Module
 def draw(
     cfg: Config, backbone: nn.Module, image: np.ndarray, args: argparse.Namespace
 ) -> dict[str, np.ndarray]:
-    """Name to picture: ``stage1`` ..., ``sheet``, and ``score2`` ... with ``--scores``."""
+    """Name to picture: ``stage1`` ... and ``sheet``.
+
+    With ``--scores`` ``score2`` ...; of a backbone with soft clusters ``clusters1`` ....
+    """
     shape = None if args.shape is None else tuple(args.shape)
     bbox = None if args.bbox is None else tuple(args.bbox)
     view = choose_view(cfg, image.shape[:2], shape, bbox)
-    inputs = normalise(cfg, [view.cut(image)]).to(args.device)
-    picture = view.cut(image, scale=max(1, round(DRAWN_SIDE / max(view.hw))))
+    hw = view.hw if shape else padded_size(cfg, view.hw)
+    inputs = pad_inputs(cfg, normalise(cfg, [view.cut(image)]), hw).to(args.device)
+    scale = max(1, round(DRAWN_SIDE / max(hw)))
+    picture = pad_picture(view.cut(image, scale), (hw[0] * scale, hw[1] * scale))
     try:
-        stages = draw_token_maps(backbone, inputs, [picture])[0]
-        scores = draw_score_maps(backbone, inputs, [picture])[0] if args.scores else {}
+        recorder = record_backbone(backbone, inputs)
+        has_tokens = any('tokens' in stage for stage in recorder.stages.values())
+        parts = draw_tokens if has_tokens else draw_clusters
+        stages, others = parts(recorder, inputs, picture, args)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    source = add_title(picture, f'input: {view.hw[0]} x {view.hw[1]} pixels')
+    source = add_title(picture, f'input: {hw[0]} x {hw[1]} pixels')
     rows, columns = [source, *stages.values()], None
-    if scores:  # each below its stage
-        rows += [None, *(scores.get(number) for number in stages)]
+    if args.scores:  # each below its stage
+        rows += [None, *(others.get(f'score{number}') for number in stages)]
         columns = 1 + len(stages)
     drawn = {f'stage{number}': stage for number, stage in stages.items()}
-    drawn.update({f'score{number}': score for number, score in scores.items()})
-    drawn['sheet'] = contact_sheet(rows, columns)
-    return drawn
+    return {**drawn, **others, 'sheet': contact_sheet(rows, columns)}
+
+
+def draw_tokens(
+    recorder: TokenRecorder, inputs: Tensor, picture: np.ndarray, args: argparse.Namespace
+) -> tuple[dict[int, np.ndarray], dict[str, np.ndarray]]:
+    """Region maps by stage, and score maps by name."""
+    if args.clusters or args.block is not None:
+        raise UsageError(
+            '--clusters and --block need a backbone with soft clusters, got one with token sets; '
+            'leave them out'
+        )
+    scores = draw_score_maps(recorder, inputs, [picture])[0] if args.scores else {}
+    named = {f'score{number}': score for number, score in scores.items()}
+    return draw_token_maps(recorder, inputs, [picture])[0], named
+
+
+def draw_clusters(
+    recorder: TokenRecorder, inputs: Tensor, picture: np.ndarray, args: argparse.Namespace
+) -> tuple[dict[int, np.ndarray], dict[str, np.ndarray]]:
+    """Arg-max maps by stage, and sheets of heat maps by name."""
+    if args.scores:
+        raise UsageError(
+            '--scores needs a backbone with importance scores, got one with soft clusters, whose '
+            'heat maps are drawn anyway; leave it out'
+        )
+    stages = draw_cluster_maps(recorder, inputs, [picture], block=args.block)[0]
+    heats = draw_cluster_heats(
+        recorder, inputs, [picture], block=args.block, clusters=args.clusters
+    )[0]
+    left_out = ', '.join(str(stage) for stage in stages_left_out(recorder, args.block))
+    if left_out:
+        what = 'no clusters' if args.block is None else f'no clustering in block {args.block}'
+        print(f'note: {what} in stage {left_out}, which is left out', file=sys.stderr)
+    return stages, {f'clusters{number}': sheet for number, sheet in heats.items()}
 
 
 def unique_stems(paths: list[Path]) -> list[str]:

@@ -37,7 +37,9 @@ def check_picture(image: np.ndarray, values: np.ndarray) -> None:
         )
 
 
-def cells_to_pixels(cells: np.ndarray, input_hw: HW, image_hw: HW | None = None) -> np.ndarray:
+def cells_to_pixels(
+    cells: np.ndarray, input_hw: HW, image_hw: HW | None = None, stride: int | None = None
+) -> np.ndarray:
     """Enlarge a map of grid cells so that each pixel gets the value of the cell it lies in.
 
     Args:
@@ -45,6 +47,8 @@ def cells_to_pixels(cells: np.ndarray, input_hw: HW, image_hw: HW | None = None)
             column may stick out.
         input_hw: Size of the model's input, from which the cell size follows.
         image_hw: Size of the picture to draw on, ``input_hw`` by default.
+        stride: Side of a cell in pixels of the input; by default the smallest that covers the
+            input, which is wrong where the last cell of a coarse map sticks out by much.
 
     Returns:
         ``(H, W)`` as ``image_hw``.
@@ -52,9 +56,9 @@ def cells_to_pixels(cells: np.ndarray, input_hw: HW, image_hw: HW | None = None)
     image_hw = image_hw or input_hw
     index = []
     for side, pixels, count in zip(input_hw, image_hw, cells.shape):
-        stride = -(-side // count)
+        cell = stride or -(-side // count)
         position = (np.arange(pixels) + 0.5) * side / pixels  # of pixel centres, in the input
-        index.append((position // stride).astype(int).clip(max=count - 1))
+        index.append((position // cell).astype(int).clip(max=count - 1))
     return cells[np.ix_(*index)]
 
 
@@ -127,7 +131,11 @@ def region_borders(labels: np.ndarray, width: int = 1) -> np.ndarray:
 
 
 def draw_regions(
-    image: np.ndarray, labels: np.ndarray, tint: float = 0.5, detail: float = 0.25
+    image: np.ndarray,
+    labels: np.ndarray,
+    tint: float = 0.5,
+    detail: float = 0.25,
+    lines: float | None = None,
 ) -> np.ndarray:
     """Show which pixels belong together: one colour per region, thin borders between regions.
 
@@ -140,6 +148,7 @@ def draw_regions(
         labels: ``(H, W)`` integers, the region of each pixel.
         tint: Share of the hue in the fill of large regions, in [0, 1].
         detail: Share of the image that shines through, in [0, 1].
+        lines: Opacity of the borders, in [0, 1]; by default that of regions in one piece.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -161,7 +170,7 @@ def draw_regions(
     drawn = (1 - detail) * fills[labels] + detail * image
 
     border = region_borders(labels)
-    opacity = 0.12 + 0.5 * strength
+    opacity = 0.12 + 0.5 * strength if lines is None else lines
     drawn[border] = (1 - opacity) * drawn[border] + opacity * 255
     return drawn.round().clip(0, 255).astype(np.uint8)
 
@@ -192,6 +201,16 @@ def draw_heat(
     colours = colormaps['inferno'](level)[..., :3] * 255
     grey = np.repeat(image.mean(-1, keepdims=True), 3, -1)
     return ((1 - opacity) * grey + opacity * colours).round().astype(np.uint8)
+
+
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize an image so that its longer side has ``side`` pixels; smaller ones stay."""
+    height, width = image.shape[:2]
+    factor = side / max(height, width)
+    if factor >= 1:
+        return image
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
 @lru_cache

@@ -16,7 +16,7 @@ from .drawing import add_title, cells_to_pixels, draw_heat, draw_regions
 
 @torch.no_grad()
 def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
-    """Run the backbone of a model in eval mode, recording its tokens.
+    """Run the backbone of a model in eval mode, recording its tokens or clusters.
 
     Args:
         model: A backbone of this suite, or a model that has one as ``backbone``.
@@ -26,7 +26,7 @@ def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
         The recorder.
 
     Raises:
-        ValueError: It records no token sets, so there is nothing to draw.
+        ValueError: It records neither token sets nor clusters, so there is nothing to draw.
     """
     backbone = getattr(model, 'backbone', model)
     was_training = backbone.training
@@ -36,12 +36,20 @@ def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
             backbone(inputs)
     finally:
         backbone.train(was_training)
-    if not recorder.forwards or not any('tokens' in s for s in recorder.stages.values()):
+    if not recorder.forwards or not any(
+        'tokens' in stage or 'assign' in stage for stage in recorder.stages.values()
+    ):
         raise ValueError(
-            'token maps need a backbone that records token sets, got '
-            f'{type(backbone).__name__}; use one of this suite, e.g. TCFormer'
+            'maps need a backbone that records token sets or clusters, got '
+            f'{type(backbone).__name__} without any; use TCFormer, or PaCaViT with num_clusters '
+            'above 0'
         )
     return recorder
+
+
+def as_recorder(model: nn.Module | TokenRecorder, inputs: Tensor) -> TokenRecorder:
+    """What was recorded of the model; it runs unless ``model`` is a record already."""
+    return model if isinstance(model, TokenRecorder) else record_backbone(model, inputs)
 
 
 def stage_labels(recorder: TokenRecorder, sample: int = 0) -> dict[int, np.ndarray]:
@@ -67,7 +75,8 @@ def stage_scores(recorder: TokenRecorder, sample: int = 0) -> dict[int, np.ndarr
     return scores
 
 
-def _check_images(inputs: Tensor, images: Sequence[np.ndarray]) -> None:
+def check_images(inputs: Tensor, images: Sequence[np.ndarray]) -> None:
+    """Raise unless there is one image per sample, in the proportions of the inputs."""
     if len(images) != len(inputs):
         raise ValueError(
             f'draw needs one image per sample, got {len(images)} images for {len(inputs)} samples'
@@ -82,12 +91,16 @@ def _check_images(inputs: Tensor, images: Sequence[np.ndarray]) -> None:
 
 
 def draw_token_maps(
-    model: nn.Module, inputs: Tensor, images: Sequence[np.ndarray], titles: bool = True
+    model: nn.Module | TokenRecorder,
+    inputs: Tensor,
+    images: Sequence[np.ndarray],
+    titles: bool = True,
 ) -> list[dict[int, np.ndarray]]:
     """Draw, for each image and stage, the regions of pixels that share a token.
 
     Args:
-        model: A backbone of this suite, or a model that has one as ``backbone``.
+        model: A backbone of this suite, a model that has one as ``backbone``, or what
+            :func:`record_backbone` recorded of these inputs.
         inputs: ``(B, 3, H, W)``, normalised, where the model is.
         images: The same B pictures, ``(h, w, 3)`` uint8 RGB, at any size of the same proportions.
         titles: Put a strip with stage, number of tokens and map size above.
@@ -108,7 +121,10 @@ def draw_token_maps(
 
 
 def draw_score_maps(
-    model: nn.Module, inputs: Tensor, images: Sequence[np.ndarray], titles: bool = True
+    model: nn.Module | TokenRecorder,
+    inputs: Tensor,
+    images: Sequence[np.ndarray],
+    titles: bool = True,
 ) -> list[dict[int, np.ndarray]]:
     """Draw, for each image and merging stage, the importance scores of the tokens it merged.
 
@@ -132,7 +148,7 @@ def draw_score_maps(
 
 
 def _draw(
-    model: nn.Module,
+    model: nn.Module | TokenRecorder,
     inputs: Tensor,
     images: Sequence[np.ndarray],
     titles: bool,
@@ -140,8 +156,13 @@ def _draw(
     paint: Callable[..., tuple[np.ndarray, str]],
 ) -> list[dict[int, np.ndarray]]:
     """Record the model once, then paint what ``cells_of`` finds in each sample, stage by stage."""
-    _check_images(inputs, images)
-    recorder = record_backbone(model, inputs)
+    check_images(inputs, images)
+    recorder = as_recorder(model, inputs)
+    if not any('tokens' in stage for stage in recorder.stages.values()):
+        raise ValueError(
+            'token maps need a backbone that records token sets, got one that records clusters; '
+            'use mmtoken.analysis.cluster_maps'
+        )
     drawn = []
     for sample, image in enumerate(images):
         maps = {}
