@@ -44,7 +44,8 @@ def randomize(module: nn.Module) -> nn.Module:
         scale = 0.1 if tensor.ndim <= 1 else tensor[0].numel() ** -0.5
         with torch.no_grad():
             noise = torch.randn_like(tensor) * scale
-            tensor.copy_(1 + noise if tensor.ndim == 1 and name.endswith('weight') else noise)
+            around_one = tensor.ndim == 1 and name.endswith(('weight', 'running_var'))
+            tensor.copy_(1 + noise if around_one else noise)
     return module
 
 

@@ -3,6 +3,7 @@
 | paper | package | registered |
 | --- | --- | --- |
 | TCFormer (CVPR 2022) | ``mmtoken.tcformer`` | ``TCFormer``, ``MTA`` |
+| PaCa-ViT (CVPR 2023) | ``mmtoken.paca_vit`` | ``PaCaViT``, with mmseg ``PaCaHead`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
 ``custom_imports = dict(imports=['mmtoken'])`` in a config is all that a user adds.
@@ -16,8 +17,10 @@ except ModuleNotFoundError as error:
         '"pip install mmengine" next to the official mmcv, mmdet, mmseg and mmpose)'
     ) from error
 
+from .common.optimizer import RoleOptimWrapperConstructor
 from .common.recorder import record_tokens
+from .paca_vit import PaCaViT
 from .tcformer import MTA, TCFormer
 
 __version__ = '0.1.0'
-__all__ = ['MTA', 'TCFormer', 'record_tokens']
+__all__ = ['MTA', 'PaCaViT', 'RoleOptimWrapperConstructor', 'TCFormer', 'record_tokens']

@@ -70,3 +70,10 @@ def test_empty_record_says_so(model):
         pass
     with pytest.raises(ValueError, match='no token-clustering backbone ran'):
         _ = rec.stages
+
+
+def test_recording_does_not_change_what_a_model_returns():
+    model = nn.Sequential(nn.Identity())
+    x = torch.ones(2)
+    with record_tokens(model):
+        assert model(x) is x

@@ -6,7 +6,8 @@ One multiply with one add counts 1. Operations are seen where PyTorch dispatches
     linear      matrix products of layers and of functional calls
     conv        convolutions, depthwise and 1x1 ones included
     attention   both products of attention, fused or explicit
-    clustering  distances between tokens: N * M * C for N x M distances
+    clustering  distances between tokens: N * M * C for N x M distances; all that modules do
+                which assign patches to clusters, and the weighted sums over the patches
     transforms  sums over gathered rows (tokens to map and back, merging): 1 per number added
 
 Biases, norms, activations, softmax, pooling, sorting and searching count 0.
@@ -15,6 +16,7 @@ Biases, norms, activations, softmax, pooling, sorting and searching count 0.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -31,6 +33,11 @@ aten = torch.ops.aten
 KINDS = ('linear', 'conv', 'attention', 'clustering', 'transforms')
 # Modules whose own matrix products, those of their children excepted, are clustering.
 CLUSTERING_MODULES = {'ClusteringTokenMerge'}
+# Names of children that are clustering with all that is inside them, whatever their class: the
+# layers that score patches, which users may write themselves, and a network that does nothing else.
+CLUSTERING_CHILDREN = {'clustering', 'paca_teacher'}
+# Functions of this suite whose matrix products are clustering: sums over the patches of a cluster.
+CLUSTERING_FUNCTIONS = {'pool_clusters', 'pool_classes'}
 OTHER = 'other'
 
 
@@ -174,7 +181,9 @@ class _Watch:
         return write
 
     def _kind(self, op: str) -> str:
-        innermost = self._path[-1][1] if self._path else None
+        name, innermost = self._path[-1] if self._path else ('', None)
+        if not CLUSTERING_CHILDREN.isdisjoint(name.split('.')) or _pools_clusters():
+            return 'clustering'
         if 'conv' in op:
             return 'conv'
         if 'attention' in op:
@@ -204,6 +213,17 @@ class _Watch:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _pools_clusters() -> bool:
+    """Whether one of ``CLUSTERING_FUNCTIONS`` is running: operations are seen under their call."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name in CLUSTERING_FUNCTIONS:
+            if frame.f_globals.get('__name__', '').startswith('mmtoken.'):
+                return True
+        frame = frame.f_back
+    return False
 
 
 def _first(count: int, formula: Callable[..., int]) -> Callable[..., int]:

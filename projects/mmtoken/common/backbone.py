@@ -153,8 +153,8 @@ class Backbone(StrictInitModule):
             return 0
         before = sum(self.depths[: stage - 1])
         block = re.match(rf'{re.escape(module)}\.(\d+)\.', name)
-        if block:
-            return before + int(block.group(1)) + 1
+        if block:  # a teacher beside the stage may be deeper than the stage
+            return before + min(int(block.group(1)) + 1, self.depths[stage - 1])
         is_transition = self.stage_modules[stage].index(module) == 0
         return before + (1 if is_transition else self.depths[stage - 1])
 

@@ -181,8 +181,9 @@ def load_state_dict_strict(
     """Copy tensors into ``model``; raise unless every difference was declared.
 
     A model may define ``prepare_state_dict(state) -> (state, resized)``, which renames and
-    resizes what it knows, and ``checkpoint_ignore``, patterns of keys that released files carry
-    and it has no use for (a classification head).
+    resizes what it knows, ``checkpoint_ignore``, patterns of keys that released files carry
+    and it has no use for (a classification head), and ``reinitialized_keys(state)``, keys that
+    cannot be loaded because of an argument that the user gave (a number of clusters).
 
     Args:
         model: The module to load into.
@@ -203,7 +204,8 @@ def load_state_dict_strict(
     if hasattr(model, 'prepare_state_dict'):
         state, resized = model.prepare_state_dict(state)
     own = model.state_dict()
-    fresh = [key for key in own if _matches(key, reinitialize)]
+    overridden = getattr(model, 'reinitialized_keys', lambda _state: ())(state)
+    fresh = [key for key in own if key in overridden or _matches(key, reinitialize)]
     ignored = [key for key in state if key not in own and _matches(key, ignore)]
     given = {k: v for k, v in state.items() if k not in ignored and k not in fresh}
     wanted = [key for key in own if key not in fresh]
@@ -231,7 +233,8 @@ def load_state_dict_strict(
     with torch.no_grad():
         for key, value in fits.items():
             own[key].copy_(value)
-    print_log(f'{type(model).__name__} from {source}: {report}', logger='current')
+    kept = f'; initial values kept: {", ".join(fresh)}' if fresh else ''
+    print_log(f'{type(model).__name__} from {source}: {report}{kept}', logger='current')
     return report
 
 

@@ -22,7 +22,9 @@ class ForwardRecord:
     Args:
         stages: Stage number, counted from 1, to what the backbone recorded there; for token
             clustering ``tokens`` (a TokenSet), and where tokens were merged ``assign_idx``
-            ``(B, N)``, ``center_idx`` ``(B, M)`` and ``token_score`` ``(B, N, 1)``.
+            ``(B, N)``, ``center_idx`` ``(B, M)`` and ``token_score`` ``(B, N, 1)``; for soft
+            clusters ``hw``, the grid, and where there are clusters ``assign`` ``(B, M, N)`` of
+            the first clustering of the stage and ``assign_by_block``, block number to the same.
         attention: Qualified module name to attention weights ``(B, h, N, M)``.
     """
 
@@ -52,6 +54,10 @@ class TokenRecorder:
         """Attention weights of the first forward pass, by module name."""
         return self._first().attention
 
+    def _leave(self) -> None:
+        """A module is done. Returns nothing: what a forward hook returns replaces its output."""
+        self._path.pop()
+
     def _first(self) -> ForwardRecord:
         if not self.forwards:
             raise ValueError(
@@ -68,6 +74,8 @@ _ACTIVE: list[TokenRecorder] = []
 def _detach(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
+    if isinstance(value, dict):
+        return {key: _detach(inner) for key, inner in value.items()}
     if hasattr(value, 'with_x'):
         return value.with_x(value.x.detach())
     return value
@@ -123,9 +131,7 @@ def record_tokens(model: nn.Module, attention: bool = True) -> Iterator[TokenRec
             )
         )
         handles.append(
-            module.register_forward_hook(
-                lambda *_unused: recorder._path.pop() and None, always_call=True
-            )
+            module.register_forward_hook(lambda *_unused: recorder._leave(), always_call=True)
         )
     _ACTIVE.append(recorder)
     try:

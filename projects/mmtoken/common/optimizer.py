@@ -1,0 +1,84 @@
+"""Learning rates by the role that a layer plays, not by how its name happens to be spelt."""
+
+from __future__ import annotations
+
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class RoleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's default constructor, plus ``paramwise_cfg['roles']``.
+
+    A module declares roles by a method ``parameter_roles()``, which maps a role to the names of
+    its own submodules that play it (``''`` is the module itself). The factors of a role multiply
+    whatever the other rules gave (``norm_decay_mult``, ``custom_keys`` ...).
+
+    Args:
+        optim_wrapper_cfg: See mmengine.
+        paramwise_cfg: mmengine's, and ``roles``, a role to ``dict(lr_mult=..., decay_mult=...)``.
+
+    Raises:
+        ValueError: No module of the model declares that role, or a factor is misspelt.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     constructor='RoleOptimWrapperConstructor',
+        ...     optimizer=dict(type='AdamW', lr=6e-5, weight_decay=0.01),
+        ...     paramwise_cfg=dict(
+        ...         norm_decay_mult=0.0,
+        ...         roles=dict(head=dict(lr_mult=10.0), final_clustering=dict(lr_mult=10.0)),
+        ...     ),
+        ... )
+    """
+
+    def add_params(
+        self,
+        params: list[dict],
+        module: nn.Module,
+        prefix: str = '',
+        is_dcn_module: int | float | None = None,
+    ) -> None:
+        """Add the parameters of ``module``; the outermost call then applies the roles."""
+        super().add_params(params, module, prefix, is_dcn_module)
+        if prefix:
+            return
+        found = find_roles(module)
+        for role, factors in self.paramwise_cfg.get('roles', {}).items():
+            if role not in found:
+                raise ValueError(
+                    f'paramwise_cfg.roles must name roles that the model has, got {role!r}; '
+                    f'{type(module).__name__} has {sorted(found) or "none"}'
+                )
+            unknown = set(factors) - {'lr_mult', 'decay_mult'}
+            if unknown:
+                raise ValueError(
+                    f'a role takes lr_mult and decay_mult, got {sorted(unknown)} for {role!r}'
+                )
+            self._multiply(params, found[role], **factors)
+
+    def _multiply(
+        self,
+        params: list[dict],
+        parameters: list[nn.Parameter],
+        lr_mult: float = 1.0,
+        decay_mult: float = 1.0,
+    ) -> None:
+        chosen = {id(parameter) for parameter in parameters}
+        for group in params:
+            if all(id(parameter) in chosen for parameter in group['params']):
+                group['lr'] = group.get('lr', self.base_lr) * lr_mult
+                if self.base_wd is not None:
+                    group['weight_decay'] = group.get('weight_decay', self.base_wd) * decay_mult
+
+
+def find_roles(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Role to the parameters that play it, over all modules of a model."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for module in model.modules():
+        if hasattr(module, 'parameter_roles'):
+            for role, names in module.parameter_roles().items():
+                for name in names:
+                    found.setdefault(role, []).extend(module.get_submodule(name).parameters())
+    return found

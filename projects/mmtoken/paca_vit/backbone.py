@@ -1,0 +1,300 @@
+"""PaCa-ViT: a pyramid of transformers that attend from patches to clusters (arXiv:2203.11987).
+
+Parameter names are those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..common.backbone import Backbone, resolve_arch
+from ..common.blocks import drop_path_rates, init_vit_weights
+from ..common.checks import HW, check_choice, check_divides, check_image, check_length, check_range
+from ..common.recorder import record_stage, start_record
+from .attention import NORM_EPS
+from .blocks import BLOCK_NORMS, PaCaBlock, StridedEmbed
+from .clustering import CLUSTERINGS, tokens_to_grid
+from .teacher import ConvMixerTeacher
+
+_NARROW = dict(embed_dims=(96, 192, 320, 384), num_heads=(2, 4, 8, 16), mlp_ratios=(4, 4, 4, 4))
+_WIDE = dict(embed_dims=(96, 192, 384, 512), num_heads=(2, 4, 8, 16), mlp_ratios=(4, 4, 4, 4))
+ARCHS = {
+    'tiny': dict(depths=(2, 2, 4, 2), **_NARROW),
+    'small': dict(depths=(3, 3, 10, 3), **_NARROW),
+    'base': dict(depths=(3, 3, 18, 3), **_WIDE),
+    'tiny_teacher': dict(depths=(2, 2, 2, 2), teacher_depths=(2, 2, 2, 2), **_NARROW),
+    'small_teacher': dict(depths=(3, 3, 7, 3), teacher_depths=(2, 2, 2, 2), **_NARROW),
+    'base_teacher': dict(depths=(3, 3, 16, 3), teacher_depths=(2, 2, 4, 2), **_WIDE),
+}
+NUM_STAGES = 4
+STRIDES = (4, 8, 16, 32)
+
+
+@MODELS.register_module()
+class PaCaViT(Backbone):
+    """Patch-to-Cluster Attention Vision Transformer.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, the same with ``'_teacher'``, or a dict with
+            ``depths``, ``embed_dims``, ``num_heads`` and ``mlp_ratios``, four entries each, and
+            with a teacher ``teacher_depths``.
+        clustering: What scores the patches: ``'conv'``, ``'mlp'``, ``'linear'``, ``'teacher'``
+            (needs an arch with one), or ``dict(type=...)`` of a registered module, see
+            :func:`~mmtoken.paca_vit.clustering.build_clustering`. By default the teacher of a
+            teacher arch, else ``'conv'``.
+        num_clusters: M of each stage; 0 is plain self-attention. By default
+            ``(100, 100, 100, 0)``, with a teacher ``(100, 100, 100, 100)``. More clusters than
+            patches are fine. Counts given here may differ from a checkpoint's: the final
+            clustering layers are then the only ones that keep their initial values.
+        share: ``'stage'``: the first block of a stage clusters for all of them; ``'block'``:
+            every block clusters; i: every i-th block does. A teacher always clusters once.
+        in_channels: Channels of the image.
+        out_indices: Stages to return, counted from 0; later stages are not built.
+        drop_rate: Dropout after projections and in MLPs, in [0, 1).
+        attn_drop_rate: Dropout on attention weights, in [0, 1).
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        layer_scale: Initial value of a learned scale of every branch; None: no scale.
+        block_norm: Where the norms of a block stand: ``'pre'`` its branches, ``'post'`` or
+            ``'sub'`` (both).
+        cluster_pos_embed: Add a learned embedding to every cluster.
+        frozen_stages: See :class:`~mmtoken.common.backbone.Backbone`.
+        norm_eval: See :class:`~mmtoken.common.backbone.Backbone`; only a teacher has batch norms.
+        with_cp: See :class:`~mmtoken.common.backbone.Backbone`.
+        init_cfg: See :class:`~mmtoken.common.backbone.Backbone`.
+
+    Shape:
+        - image: ``(B, in_channels, H, W)`` of any size.
+        - returns: a tuple of maps ``(B, out_channels[i], ceil(H / s), ceil(W / s))`` with the
+          strides s of ``out_strides``.
+
+    Raises:
+        ValueError: Arguments or an input out of range; the message says how to mend it.
+    """
+
+    # released classification files carry a head that dense tasks have no use for
+    checkpoint_ignore = (r'head\.',)
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        clustering: str | dict | None = None,
+        num_clusters: Sequence[int] | None = None,
+        share: str | int = 'stage',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_scale: float | None = None,
+        block_norm: str = 'pre',
+        cluster_pos_embed: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(NUM_STAGES, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        spec, clustering = _resolve(arch, clustering)
+        has_teacher = clustering == 'teacher'
+        self.overrides_clusters = num_clusters is not None
+        if num_clusters is None:
+            num_clusters = (100, 100, 100, 100 if has_teacher else 0)
+        _check_clusters(num_clusters, has_teacher)
+        every = _clusters_every(share, has_teacher)
+        clusters_in = [
+            range(0, 0 if has_teacher else depth, every or depth) for depth in spec['depths']
+        ]
+        check_choice('block_norm', block_norm, BLOCK_NORMS)
+        for name, rate in (('drop_rate', drop_rate), ('attn_drop_rate', attn_drop_rate)):
+            check_range(name, rate, 0.0, 1.0)
+        self.in_channels = in_channels
+        self.clustering = clustering
+        dims, depths = tuple(spec['embed_dims']), tuple(spec['depths'])
+        built = max(self.out_indices) + 1
+        self.num_clusters = tuple(num_clusters)[:built]
+        self.out_channels = tuple(dims[i] for i in self.out_indices)
+        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
+        rates = drop_path_rates(drop_path_rate, depths)
+
+        self.patch_embed = StridedEmbed(in_channels, dims[0] // 2, dims[0])
+        self.stage_modules.append(['patch_embed'])
+        for stage in range(built):
+            number = stage + 1
+            names = [f'stage{number}', f'norm{number}']
+            if stage > 0:
+                names.insert(0, f'transition{stage}')
+                self.add_module(names[0], StridedEmbed(dims[stage - 1], dims[stage]))
+            blocks = nn.ModuleList(
+                PaCaBlock(
+                    dims[stage],
+                    spec['num_heads'][stage],
+                    num_clusters[stage],
+                    clustering if i in clusters_in[stage] else None,
+                    spec['mlp_ratios'][stage],
+                    drop_rate,
+                    attn_drop_rate,
+                    rates[stage][i],
+                    layer_scale,
+                    block_norm,
+                    cluster_pos_embed,
+                )
+                for i in range(depths[stage])
+            )
+            self.add_module(f'stage{number}', blocks)
+            self.add_module(f'norm{number}', nn.LayerNorm(dims[stage], eps=NORM_EPS))
+            self.stage_modules.append(names)
+        self.paca_teacher = None
+        if has_teacher:
+            self.paca_teacher = ConvMixerTeacher(dims, spec['teacher_depths'], self.num_clusters)
+            for names, number in zip(self.stage_modules[1:], range(1, built + 1)):
+                names += self._teacher_modules(number)
+        self.depths = depths[:built]
+        self.apply(init_vit_weights)
+        self.finish()
+
+    def _teacher_modules(self, stage: int) -> list[str]:
+        """Names of what the teacher has for one stage."""
+        kinds = [f'block{stage}', f'lateral{stage}', f'fpn{stage}', f'to_clusters{stage}']
+        kinds.append(f'transition{stage - 1}')
+        return [f'paca_teacher.{kind}' for kind in kinds if hasattr(self.paca_teacher, kind)]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return one map per entry of ``out_indices``."""
+        check_image(image, self.in_channels, 1, 'strided convolutions')
+        start_record()
+        x, hw = self.patch_embed(image)
+        assigns, residuals = [None] * len(self.depths), [None] * len(self.depths)
+        if self.paca_teacher is not None:
+            assigns, residuals = self.run_block(self.paca_teacher, tokens_to_grid(x, hw))
+        maps = []
+        for stage in range(len(self.depths)):
+            if stage > 0:
+                x, hw = getattr(self, f'transition{stage}')(maps[-1])
+            x = self._run_stage(stage + 1, x, hw, assigns[stage])
+            if residuals[stage] is not None:
+                x = x + residuals[stage]
+            maps.append(tokens_to_grid(getattr(self, f'norm{stage + 1}')(x), hw))
+        return self.select(maps)
+
+    def _run_stage(self, number: int, x: Tensor, hw: HW, assign: Tensor | None) -> Tensor:
+        by_block = {}
+        for i, block in enumerate(getattr(self, f'stage{number}')):
+            x, assign = self.run_block(block, x, hw, assign)
+            if assign is not None and (i == 0 or block.attn.clustering is not None):
+                by_block[i] = assign
+        if by_block:
+            record_stage(number, hw=hw, assign=by_block[0], assign_by_block=by_block)
+        else:
+            record_stage(number, hw=hw)
+        return x
+
+    def final_clustering_layers(self) -> tuple[str, ...]:
+        """Names of the layers whose size is the number of clusters, in order of the stages."""
+        if self.paca_teacher is not None:
+            stages = range(1, len(self.depths) + 1)
+            return tuple(f'paca_teacher.to_clusters{stage}' for stage in stages)
+        return tuple(
+            f'{name}.clustering.{len(module.clustering) - 1}'
+            for name, module in self.named_modules()
+            if isinstance(module, tuple(CLUSTERINGS.values()))
+        )
+
+    def parameter_roles(self) -> dict[str, tuple[str, ...]]:
+        """Role to module names, for learning rates; see ``mmtoken.common.optimizer``."""
+        return {'final_clustering': self.final_clustering_layers()}
+
+    def prepare_state_dict(
+        self, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Drop stages that are not built; the fixed blur filter is optional in a file."""
+        absent = [
+            prefix
+            for number in range(len(self.depths) + 1, NUM_STAGES + 1)
+            for prefix in (
+                f'stage{number}.',
+                f'norm{number}.',
+                f'transition{number - 1}.',
+                f'paca_teacher.to_clusters{number}.',
+            )
+        ]
+        kept = {k: v for k, v in state.items() if not k.startswith(tuple(absent))}
+        for name, buffer in self.named_buffers():
+            if name.endswith('blur_filter'):
+                kept.setdefault(name, buffer)
+        return kept, ()
+
+    def reinitialized_keys(self, state: dict[str, Tensor]) -> tuple[str, ...]:
+        """Keys whose number of clusters was overridden, and which therefore cannot be loaded.
+
+        Only counts that were given to the constructor are a declared difference.
+        """
+        if not self.overrides_clusters:
+            return ()
+        own = self.state_dict()
+        return tuple(
+            key
+            for layer in self.final_clustering_layers()
+            for key in (f'{layer}.weight', f'{layer}.bias')
+            if key in own
+            and key in state
+            and own[key].shape[1:] == state[key].shape[1:]
+            and own[key].shape[0] != state[key].shape[0]
+        )
+
+
+def _resolve(arch: str | dict, clustering: str | dict | None) -> tuple[dict, str | dict]:
+    """Hyper-parameters and clustering, which must agree about a teacher."""
+    if clustering is not None and not isinstance(clustering, dict):
+        check_choice('clustering', clustering, (*CLUSTERINGS, 'teacher'))
+    named = ARCHS.get(arch, {}) if isinstance(arch, str) else arch
+    if clustering is None:
+        clustering = 'teacher' if 'teacher_depths' in named else 'conv'
+    kind = 'tiny_teacher' if clustering == 'teacher' else 'tiny'
+    if named and ('teacher_depths' in named) != (clustering == 'teacher'):
+        raise ValueError(
+            "clustering='teacher' and an arch with teacher_depths need each other, got "
+            f'{arch=} and {clustering=}; use an arch of '
+            f"{sorted(a for a in ARCHS if a.endswith('_teacher'))} with 'teacher' and one "
+            'without teacher_depths with everything else'
+        )
+    spec = resolve_arch(arch, ARCHS, tuple(ARCHS[kind]))
+    for name, values in spec.items():
+        check_length(name, values, NUM_STAGES, 'stage')
+    for heads, dim in zip(spec['num_heads'], spec['embed_dims']):
+        check_divides('num_heads', heads, 'embed_dims', dim)
+    return spec, clustering
+
+
+def _check_clusters(num_clusters: Sequence[int], has_teacher: bool) -> None:
+    check_length('num_clusters', num_clusters, NUM_STAGES, 'stage')
+    whole = all(isinstance(m, numbers.Integral) and not isinstance(m, bool) for m in num_clusters)
+    if not whole or min(num_clusters) < 0:
+        raise ValueError(
+            'num_clusters must be whole numbers >= 0 (0: plain self-attention), got '
+            f'{tuple(num_clusters)}; (100, 100, 100, 0) is published'
+        )
+    if has_teacher and min(num_clusters) == 0:
+        raise ValueError(
+            f'a teacher clusters every stage, got num_clusters={tuple(num_clusters)}; give each '
+            "stage clusters, or use clustering='conv'"
+        )
+
+
+def _clusters_every(share: str | int, has_teacher: bool) -> int:
+    """0: the first block of a stage clusters; i: every i-th block does."""
+    if isinstance(share, str):
+        check_choice('share', share, ('stage', 'block'))
+        every = {'stage': 0, 'block': 1}[share]
+    elif isinstance(share, bool) or not isinstance(share, numbers.Integral) or share < 1:
+        raise ValueError(
+            f"share must be 'stage', 'block' or a number of blocks >= 1, got {share!r}"
+        )
+    else:
+        every = int(share)
+    if has_teacher and every:
+        raise ValueError(f"a teacher clusters once per stage, got {share=}; leave share at 'stage'")
+    return every

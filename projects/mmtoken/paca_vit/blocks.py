@@ -1,0 +1,123 @@
+"""The PaCa transformer block and its stride-2 embeddings.
+
+Source: PaCa-ViT (arXiv:2203.11987), Sec. 3.1-3.3. Letters: B batch, N = H*W patches, M clusters,
+C channels.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from ..common.blocks import ConvMlp, DropPath
+from ..common.checks import HW, check_choice
+from .attention import NORM_EPS, PatchToClusterAttention
+from .clustering import grid_to_tokens, tokens_to_grid
+
+# where the norms of a block stand: before its branches, after them, or both
+BLOCK_NORMS = {'pre': (True, False), 'post': (False, True), 'sub': (True, True)}
+
+
+class StridedEmbed(nn.Module):
+    """Stride-2 convolutions with nothing between them, then LayerNorm over the channels.
+
+    Two of them are the stem, one is a transition. They must not be fused: the inner one pads its
+    own map with zeros.
+
+    Args:
+        dims: Channels from input to output; one convolution per step.
+
+    Shape:
+        - x: ``(B, dims[0], H, W)``.
+        - returns: ``(B, H' * W', dims[-1])`` in raster order, and ``(H', W')``, each side halved
+          (rounded up) per step.
+    """
+
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        convs = [nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(dims)]
+        self.proj = convs[0] if len(convs) == 1 else nn.Sequential(*convs)
+        self.norm = nn.LayerNorm(dims[-1], eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, HW]:
+        x = self.proj(x)
+        return self.norm(grid_to_tokens(x)), tuple(x.shape[2:])
+
+
+class PaCaBlock(nn.Module):
+    """Transformer block with patch-to-cluster attention.
+
+    Args:
+        dim: C.
+        num_heads: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
+        num_clusters: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
+        clustering: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
+        mlp_ratio: Hidden width of the MLP per channel.
+        drop: Dropout after projections and in the MLP, in [0, 1).
+        attn_drop: Dropout on the attention weights, in [0, 1).
+        drop_path: Stochastic depth of both branches, in [0, 1).
+        layer_scale: Initial value of the learned scale of both branches; None: no scale.
+        block_norm: Where the norms stand: ``'pre'``, ``'post'`` or ``'sub'`` (both).
+        cluster_pos_embed: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
+
+    Shape:
+        - x: ``(B, N, C)`` in raster order, returned in the same shape.
+        - hw: the grid, ``(H, W)``.
+        - assign: ``(B, M, N)`` or None; returned as this block used it.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_clusters: int,
+        clustering: str | dict | None = None,
+        mlp_ratio: float = 4.0,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        block_norm: str = 'pre',
+        cluster_pos_embed: bool = False,
+    ) -> None:
+        super().__init__()
+        check_choice('block_norm', block_norm, BLOCK_NORMS)
+        before, after = (
+            (lambda: nn.LayerNorm(dim, eps=NORM_EPS)) if there else nn.Identity
+            for there in BLOCK_NORMS[block_norm]
+        )
+        self.norm1_before = before()
+        self.attn = PatchToClusterAttention(
+            dim, num_heads, num_clusters, clustering, cluster_pos_embed, attn_drop, drop
+        )
+        self.norm1_after = after()
+        self.norm2_before = before()
+        self.mlp = PaCaMlp(dim, int(dim * mlp_ratio), drop)
+        self.norm2_after = after()
+        self.drop_path = DropPath(drop_path)
+        self.gamma1 = self.gamma2 = None
+        if layer_scale is not None:
+            self.gamma1 = nn.Parameter(torch.full((dim,), float(layer_scale)))
+            self.gamma2 = nn.Parameter(torch.full((dim,), float(layer_scale)))
+
+    def forward(
+        self, x: Tensor, hw: HW, assign: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        out, assign = self.attn(self.norm1_before(x), hw, assign)
+        x = x + self._scaled(self.norm1_after(out), self.gamma1)
+        out = self.mlp(self.norm2_before(x), hw)
+        return x + self._scaled(self.norm2_after(out), self.gamma2), assign
+
+    def _scaled(self, branch: Tensor, gamma: Tensor | None) -> Tensor:
+        return self.drop_path(branch if gamma is None else gamma * branch)
+
+
+class PaCaMlp(ConvMlp):
+    """:class:`~mmtoken.common.blocks.ConvMlp` with a shortcut around its convolution."""
+
+    def forward(self, x: Tensor, hw: HW) -> Tensor:
+        x = self.fc1(x)
+        x = x + grid_to_tokens(self.dwconv(tokens_to_grid(x, hw)))
+        return self.drop(self.fc2(self.drop(self.act(x))))

@@ -1,0 +1,135 @@
+"""Cluster assignments: from patches to M soft clusters (PaCa-ViT, arXiv:2203.11987, Sec. 3.2).
+
+A clustering module scores every patch for every cluster; a softmax over the *patches* turns the
+scores of one cluster into weights that sum to 1 over the image. Clusters do not compete for a
+patch. Parameter names are those of the released checkpoints.
+
+Letters: B batch, N patches = H*W, M clusters, C channels.
+"""
+
+from __future__ import annotations
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..common.checks import HW, check_choice
+
+
+def tokens_to_grid(x: Tensor, hw: HW) -> Tensor:
+    """``(B, N, C) -> (B, C, H, W)``, a view that is stored channels-last."""
+    return x.transpose(1, 2).unflatten(2, hw)
+
+
+def grid_to_tokens(x: Tensor) -> Tensor:
+    """``(B, C, H, W) -> (B, N, C)``, a contiguous view where the map is channels-last."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def assign_patches(scores: Tensor) -> Tensor:
+    """Scores ``(B, M, N)`` -> assignment ``(B, M, N)``; row m sums to 1 over the patches.
+
+    The weights are near 1 / N, where half precision has few digits left: the softmax itself is
+    in float32 at least (autocast sees to that), the result in the precision of the scores.
+    """
+    return scores.softmax(-1)
+
+
+def pool_clusters(assign: Tensor, x: Tensor) -> Tensor:
+    """Weighted mean of the patches of each cluster: ``(B, M, N), (B, N, C) -> (B, M, C)``."""
+    return assign.to(x.dtype) @ x
+
+
+class ConvClustering(nn.Module):
+    """Score patches with a 7x7 depthwise and two 1x1 convolutions.
+
+    Args:
+        dim: C.
+        num_clusters: M.
+
+    Shape:
+        - x: ``(B, N, C)`` in raster order.
+        - hw: the grid, ``(H, W)``.
+        - returns: scores ``(B, M, N)``.
+    """
+
+    def __init__(self, dim: int, num_clusters: int) -> None:
+        super().__init__()
+        self.clustering = nn.Sequential(
+            nn.Conv2d(dim, dim, 7, padding=3, groups=dim),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 1),
+            nn.GELU(),
+            nn.Conv2d(dim, num_clusters, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor, hw: HW) -> Tensor:
+        return self.clustering(tokens_to_grid(x, hw)).flatten(2)
+
+
+class MlpClustering(nn.Module):
+    """Score each patch by itself with a two-layer MLP of hidden width 4 C.
+
+    The last bias shifts all scores of one cluster and cancels in the softmax over the patches;
+    it is there because released checkpoints carry it.
+
+    Args:
+        dim: C.
+        num_clusters: M.
+
+    Shape:
+        - x: ``(B, N, C)``.
+        - hw: the grid; not looked at.
+        - returns: scores ``(B, M, N)``.
+    """
+
+    def __init__(self, dim: int, num_clusters: int) -> None:
+        super().__init__()
+        self.clustering = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, num_clusters)
+        )
+
+    def forward(self, x: Tensor, hw: HW) -> Tensor:
+        return self.clustering(x).transpose(1, 2)
+
+
+class LinearClustering(nn.Module):
+    """Score each patch by one linear layer; in no released model.
+
+    Args:
+        dim: C.
+        num_clusters: M.
+
+    Shape:
+        - x: ``(B, N, C)``.
+        - hw: the grid; not looked at.
+        - returns: scores ``(B, M, N)``.
+    """
+
+    def __init__(self, dim: int, num_clusters: int) -> None:
+        super().__init__()
+        self.clustering = nn.Sequential(nn.Linear(dim, num_clusters, bias=False))
+
+    def forward(self, x: Tensor, hw: HW) -> Tensor:
+        return self.clustering(x).transpose(1, 2)
+
+
+CLUSTERINGS = {'conv': ConvClustering, 'mlp': MlpClustering, 'linear': LinearClustering}
+
+
+def build_clustering(clustering: str | dict, dim: int, num_clusters: int) -> nn.Module:
+    """Build a clustering module by name, or a registered one of the user's own.
+
+    Args:
+        clustering: ``'conv'``, ``'mlp'``, ``'linear'``, or ``dict(type=...)`` of a registered
+            module that takes ``dim`` and ``num_clusters`` and maps ``x (B, N, C), hw`` to scores
+            ``(B, M, N)``.
+        dim: C.
+        num_clusters: M.
+
+    Returns:
+        The module.
+    """
+    if isinstance(clustering, dict):
+        return MODELS.build(dict(clustering, dim=dim, num_clusters=num_clusters))
+    check_choice('clustering', clustering, CLUSTERINGS)
+    return CLUSTERINGS[clustering](dim, num_clusters)
