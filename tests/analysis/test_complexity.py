@@ -12,6 +12,7 @@ from mmtoken.analysis.complexity import (
 from mmtoken.analysis.tcformer_counter import count_as_published
 from mmtoken.common.attention import multi_head_attention
 from mmtoken.common.tokens import Bags
+from mmtoken.paca_vit.clustering import pool_clusters
 from tiny import TINY
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -120,6 +121,30 @@ def test_products_of_a_clustering_module_are_clustering():
     assert counted.macs == {'0': {'linear': 2 * 5 * 4 * 4, 'clustering': 2 * 5 * 5 * 4}}
 
 
+def test_forward_that_a_host_calls_directly_has_its_row():
+    model = nn.ModuleDict(dict(head=nn.Linear(3, 5)))
+    counted = count_complexity(model, lambda: model.head.forward(torch.zeros(1, 3)))
+    assert counted.macs == {'head': {'linear': 15}} and counted.uncounted == ()
+
+
+def test_all_inside_a_child_named_clustering_is_clustering():
+    layers = nn.Sequential(nn.Conv1d(2, 3, 1), nn.Linear(7, 5))
+    model = nn.ModuleDict(dict(attn=nn.ModuleDict(dict(clustering=layers, q=nn.Linear(5, 5)))))
+    x = torch.zeros(1, 2, 7)
+    counted = count_complexity(model, lambda: model.attn.q(model.attn.clustering(x)))
+    assert counted.macs == {'attn': {'clustering': 7 * 2 * 3 + 3 * 7 * 5, 'linear': 3 * 5 * 5}}
+
+
+def test_sums_over_the_patches_of_clusters_are_clustering():
+    assign, x = torch.zeros(2, 5, 7), torch.zeros(2, 7, 4)
+    assert macs(pool_clusters, assign, x) == {'clustering': 2 * 5 * 7 * 4}
+    assert macs(torch.matmul, assign, x) == {'attention': 2 * 5 * 7 * 4}
+    assert macs(lambda: F.linear(pool_clusters(assign, x), torch.zeros(3, 4))) == {
+        'clustering': 2 * 5 * 7 * 4,
+        'linear': 2 * 5 * 4 * 3,
+    }
+
+
 def test_weights_that_torch_does_not_see_are_named():
     hidden = Calls(lambda x: x)
     hidden.weight = nn.Parameter(torch.zeros(2, 2))
@@ -135,10 +160,13 @@ def test_shared_parameters_count_once():
 def test_model_is_left_as_it_was():
     model = nn.Linear(3, 5)
     count_complexity(model, lambda: model(torch.zeros(1, 3)))
-    assert not model._forward_hooks and not model._forward_pre_hooks
+    assert 'forward' not in vars(model)
     with pytest.raises(RuntimeError):
         count_complexity(model, lambda: model(torch.zeros(1, 4)))
-    assert not model._forward_hooks and not model._forward_pre_hooks
+    assert 'forward' not in vars(model)
+    model.forward = own = model.forward
+    count_complexity(model, lambda: model(torch.zeros(1, 3)))
+    assert model.forward is own
 
 
 def test_agrees_with_published_counts_of_another_library():
@@ -300,5 +328,5 @@ def test_stage_columns_of_the_specification():
 
 
 def test_published_convention_needs_tcformer():
-    with pytest.raises(ValueError, match="that of TCFormer, got a Linear .* 'exact'"):
+    with pytest.raises(ValueError, match="that of TCFormer or PaCa-ViT, got a Linear .* 'exact'"):
         count_as_published(nn.Linear(2, 2), lambda: None)

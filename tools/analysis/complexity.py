@@ -4,7 +4,8 @@ python tools/analysis/complexity.py CONFIG --shape H W [--part backbone] [--json
 
 Fused attention, clustering and token transforms are counted, which the hosts' tool does not see.
 One multiply with one add counts 1. Nothing is computed: shapes alone run through the model,
-unless they depend on values (region proposals), where it runs on the CPU instead.
+unless they depend on values (region proposals), where it runs on the CPU instead. A RoI head then
+counts for the proposals that random weights leave, usually as many as its test_cfg allows.
 """
 
 import argparse
@@ -25,20 +26,30 @@ from _models import (
     read_config,
     run,
 )
+from mmtoken.analysis import pacavit_counter, tcformer_counter
 from mmtoken.analysis.complexity import Complexity, count_complexity, format_table
-from mmtoken.analysis.tcformer_counter import count_as_published
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 CONVENTIONS = {
     'exact': 'one multiply + one add = 1; matrix products, convolutions, attention, clustering '
-    'distances (N M C), sums of token transforms; biases, norms, activations, pooling and sorting '
-    'count 0',
+    '(distances N M C, scores, weighted sums), sums of token transforms; biases, norms, '
+    'activations, pooling and sorting count 0',
     'original': "inferred from the sums that TCFormer's authors published: biases of convolutions, "
     '2 per normalised number, N^2 (C + 1) + k N + N C per clustering, N0 (C + 4) per token '
-    'transform, too few keys in the first block of stage 4 (mmtoken/analysis/tcformer_counter.py)',
+    'transform, too few keys in the first block of stage 4 (mmtoken/analysis/tcformer_counter.py). '
+    'PaCa-ViT: as exact, but 1x1 convolutions of the teacher and of PaCaHead after the resize, '
+    'where the authors have them (mmtoken/analysis/pacavit_counter.py)',
 }
-COUNTERS = {'exact': count_complexity, 'original': count_as_published}
+
+
+def count_original(model: nn.Module, run: Callable[[], Any]) -> Complexity:
+    """Count by the rules of the model's own authors."""
+    published = pacavit_counter if pacavit_counter.has_pacavit(model) else tcformer_counter
+    return published.count_as_published(model, run)
+
+
+COUNTERS = {'exact': count_complexity, 'original': count_original}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -196,32 +196,40 @@ class _Watch:
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
-        handles = []
-        for name, module in self._model.named_modules():
-
-            def enter(module: nn.Module, _args: Any, name: str = name) -> None:
-                self._path.append((name, module))
-                self.ran.add(name)
-
-            def leave(*_unused: Any) -> None:
-                self._path.pop()
-
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave, always_call=True))
+        """Wrap every ``forward``: hosts call it directly, where no hook would see it."""
+        modules = dict(self._model.named_modules())
+        before = {name: module.__dict__.get('forward') for name, module in modules.items()}
+        for name, module in modules.items():
+            module.forward = self._watched(name, module)
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            for name, module in modules.items():
+                del module.forward
+                if before[name] is not None:
+                    module.forward = before[name]
+
+    def _watched(self, name: str, module: nn.Module) -> Callable[..., Any]:
+        forward = module.forward
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self._path.append((name, module))
+            self.ran.add(name)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self._path.pop()
+
+        return watched
 
 
 def _pools_clusters() -> bool:
     """Whether one of ``CLUSTERING_FUNCTIONS`` is running: operations are seen under their call."""
     frame = sys._getframe()
     while frame is not None:
-        if frame.f_code.co_name in CLUSTERING_FUNCTIONS:
-            if frame.f_globals.get('__name__', '').startswith('mmtoken.'):
-                return True
+        ours = frame.f_globals.get('__name__', '').startswith('mmtoken.')
+        if ours and frame.f_code.co_name in CLUSTERING_FUNCTIONS:
+            return True
         frame = frame.f_back
     return False
 
@@ -311,18 +319,29 @@ def count_complexity(
     counter = FlopCounterMode(display=False, custom_mapping=watch.formulas())
     with _plain_multi_head_attention(), watch.attached(), counter:
         run()
-    macs: dict[str, dict[str, int]] = {label: {} for label in rows.values()}
-    for operation in watch.operations:
-        if operation.kind is not None:
-            kinds = macs.setdefault(_row(_innermost(operation), rows), {})
-            kinds[operation.kind] = kinds.get(operation.kind, 0) + operation.macs
     params = count_parameters(model, rows)
     return Complexity(
-        macs={label: kinds for label, kinds in macs.items() if kinds or label in params},
+        macs=sum_by_row(model, watch.operations, params, rows),
         params=params,
         operations=tuple(watch.operations),
         uncounted=_uncounted(model, watch),
     )
+
+
+def sum_by_row(
+    model: nn.Module,
+    operations: Iterable[Operation],
+    params: dict[str, dict[str, int]],
+    rows: dict[str, str] | None = None,
+) -> dict[str, dict[str, int]]:
+    """Row to kind to multiply-adds; rows without either operations or parameters are left out."""
+    rows = stage_rows(model) if rows is None else rows
+    macs: dict[str, dict[str, int]] = {label: {} for label in rows.values()}
+    for operation in operations:
+        if operation.kind is not None:
+            kinds = macs.setdefault(_row(_innermost(operation), rows), {})
+            kinds[operation.kind] = kinds.get(operation.kind, 0) + operation.macs
+    return {label: kinds for label, kinds in macs.items() if kinds or label in params}
 
 
 def _innermost(operation: Operation) -> str:

@@ -54,8 +54,8 @@ def count_as_published(
     """
     if not any(isinstance(module, ClusteringTokenMerge) for module in model.modules()):
         raise ValueError(
-            f"the convention 'original' is that of TCFormer, got a {type(model).__name__} without "
-            "any; use the convention 'exact'"
+            "the convention 'original' is that of TCFormer or PaCa-ViT, got a "
+            f"{type(model).__name__} without any; use the convention 'exact'"
         )
     rows = stage_rows(model) if rows is None else rows
     entries: list[Entry] = []

@@ -13,6 +13,27 @@ model = dict(
     neck=dict(type='MTA', in_channels={TINY['embed_dims']}, out_channels=8, num_heads=2),
 )
 """
+PACA = dict(
+    depths=(1, 2, 1, 1), embed_dims=(16, 24, 32, 40), num_heads=(1, 2, 2, 2), mlp_ratios=(2,) * 4
+)
+
+
+@pytest.fixture
+def paca_config(tmp_path):
+    """A PaCa-ViT whose last stage has no clusters, in the frame of a detector's config."""
+    path = tmp_path / 'paca.py'
+    path.write_text(f"""
+model = dict(
+    data_preprocessor=dict(
+        type='DetDataPreprocessor', mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=True,
+        pad_size_divisor=32,
+    ),
+    backbone=dict(type='PaCaViT', arch={PACA}, num_clusters=(4, 9, 6, 0)),
+)
+resize = dict(type='Resize', scale=(100, 50), keep_ratio=True)
+test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), resize]))
+""")
+    return str(path)
 
 
 @pytest.fixture

@@ -115,6 +115,82 @@ def test_box_outside_the_image(tiny_config, photo, out):
             token_maps.main([tiny_config, '--random-weights', photo, *options])
 
 
+# -- soft clusters
+
+
+def test_clusters_argmax_maps_heat_maps_and_sheet(paca_config, photo, out, capsys):
+    token_maps.main([paca_config, '--random-weights', photo, '--out-dir', str(out)])
+    stages = [f'photo_{kind}{n}.png' for kind in ('clusters', 'stage') for n in (1, 2, 3)]
+    assert names(out) == sorted(['photo_sheet.png', *stages])
+    notes = capsys.readouterr().err.splitlines()
+    assert notes[-1] == 'note: no clusters in stage 4, which is left out'
+    stage, heats, sheet = (
+        cv2.imread(str(out / f'photo_{name}.png')) for name in ('stage2', 'clusters2', 'sheet')
+    )
+    # 96 x 64 becomes 75 x 50, which is padded to 96 x 64, and drawn 7 times as large
+    assert stage.shape[1] == 7 * 96 and (stage[-14 * 7 :, :, :] != 0).any()
+    assert sheet.shape[1] == 2 * (stage.shape[1] + 8) + 8  # input and 3 stages
+    assert heats.shape[1] == 3 * (640 + 8) + 8  # 9 clusters
+
+
+def test_chosen_clusters_are_larger(paca_config, photo, out):
+    command = [paca_config, '--random-weights', photo, '--out-dir']
+    token_maps.main([*command, str(out / 'one'), '--clusters', '7'])
+    assert names(out / 'one') == [
+        *('photo_clusters2.png', 'photo_sheet.png'),
+        *(f'photo_stage{number}.png' for number in (1, 2, 3)),
+    ]
+    assert cv2.imread(str(out / 'one' / 'photo_clusters2.png')).shape[1] == 7 * 96 + 16
+    with pytest.raises(UsageError, match=r'in \[0, 8\], got \[9\]; .* 1: 4, 2: 9, 3: 6'):
+        token_maps.main([*command, str(out / 'two'), '--clusters', '9'])
+    assert not (out / 'two').exists()
+
+
+def test_clustering_of_a_block(paca_config, photo, out, capsys):
+    own = ['--cfg-options', 'model.backbone.share=block']
+    command = [paca_config, '--random-weights', photo, '--out-dir']
+    for block in ('0', '1'):
+        torch.manual_seed(0)
+        token_maps.main([*command, str(out / block), '--block', block, *own])
+    assert [name for name in names(out / '1') if 'clusters' in name] == ['photo_clusters2.png']
+    assert 'note: no clustering in block 1 in stage 1, 3, 4, which' in capsys.readouterr().err
+    maps = [(out / block / 'photo_stage2.png').read_bytes() for block in ('0', '1')]
+    assert maps[0] != maps[1]
+    with pytest.raises(UsageError, match=r'got 1; choose of stage 1: \[0\]; stage 2: \[0\]'):
+        token_maps.main([*command, str(out / 'shared'), '--block', '1'])
+
+
+def test_clusters_of_the_model_or_of_the_backbone(paca_config, photo, out, tmp_path):
+    backbone = token_maps.build_part(read_config(paca_config, {}), 'backbone').backbone
+    whole = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
+    whole['decode_head.conv_seg.weight'] = torch.zeros(1)
+    torch.save(backbone.state_dict(), tmp_path / 'own.pth')
+    torch.save(dict(state_dict=whole), tmp_path / 'whole.pth')
+    for name in ('own', 'whole'):
+        weights = str(tmp_path / f'{name}.pth')
+        token_maps.main([paca_config, weights, photo, '--out-dir', str(out / name)])
+    for picture in ('stage1', 'clusters3'):
+        a, b = ((out / name / f'photo_{picture}.png').read_bytes() for name in ('own', 'whole'))
+        assert a == b
+
+
+def test_options_of_the_other_kind_of_backbone(tiny_config, paca_config, photo, out):
+    for config, option, message in [
+        (paca_config, ['--scores'], '--scores needs .* importance scores, got one with soft'),
+        (tiny_config, ['--clusters', '0'], '--clusters and --block need .* soft clusters, got'),
+        (tiny_config, ['--block', '0'], '--clusters and --block need .* soft clusters, got'),
+        (
+            paca_config,
+            ['--cfg-options', 'model.backbone.num_clusters=(0,0,0,0)'],
+            'got PaCaViT without any',
+        ),
+    ]:
+        command = [config, '--random-weights', photo, '--out-dir', str(out), *option]
+        with pytest.raises(UsageError, match=message):
+            token_maps.main(command)
+        assert not out.exists()
+
+
 # -- what the model sees
 
 
@@ -150,6 +226,9 @@ def test_whole_image_without_a_box(commands):
     [
         (None, (60, 80)),
         (dict(type='Resize', scale=(100, 50)), (50, 100)),
+        (dict(type='Resize', scale=40), (40, 40)),
+        (dict(type='Resize', scale_factor=0.5), (30, 40)),
+        (dict(type='Resize', scale_factor=(0.5, 2.0)), (120, 40)),
         (dict(type='Resize', scale=(1333, 30), keep_ratio=True), (30, 40)),
         (dict(type='mmdet.Resize', scale=(40, 100), keep_ratio=True), (40, 53)),
     ],
@@ -160,6 +239,72 @@ def test_sizes_of_test_pipelines(resize, expected):
     cfg = Config(dict(model=dict(), test_dataloader=dict(dataset=dataset)))
     assert _pictures.choose_view(cfg, (60, 80)).hw == expected
     assert _pictures.choose_view(cfg, (60, 80), shape=(33, 44)).hw == (33, 44)
+    assert _pictures.padded_size(cfg, expected) == expected
+
+
+@pytest.mark.parametrize('image_hw', [(60, 80), (375, 500), (427, 640), (333, 1000), (640, 427)])
+@pytest.mark.parametrize(
+    'resize',
+    [
+        dict(scale=(1333, 800), keep_ratio=True),
+        dict(scale=(2048, 512), keep_ratio=True),
+        dict(scale=(533, 320), keep_ratio=True),
+        dict(scale=(211, 97), keep_ratio=False),
+        dict(scale_factor=0.37, keep_ratio=True),
+    ],
+)
+def test_resize_is_that_of_mmcv(image_hw, resize):
+    transforms = pytest.importorskip('mmcv.transforms')
+    image = np.zeros((*image_hw, 3), np.uint8)
+    expected = transforms.Resize(**resize)(dict(img=image))['img'].shape[:2]
+    cfg = Config(dict(model=dict(), test_pipeline=[dict(type='Resize', **resize)]))
+    assert _pictures.choose_view(cfg, image_hw).hw == expected
+
+
+def padded(cfg, rgb):
+    hw = _pictures.padded_size(cfg, rgb.shape[:2])
+    return _pictures.pad_inputs(cfg, _pictures.normalise(cfg, [rgb]), hw)
+
+
+NORM = dict(mean=[1.0, 2, 3], std=[4.0, 5, 6], bgr_to_rgb=True)
+
+
+def test_padding_is_that_of_mmdet():
+    pytest.importorskip('mmdet')
+    from mmdet.models import DetDataPreprocessor
+    from mmdet.structures import DetDataSample
+
+    how = dict(NORM, pad_size_divisor=32, pad_value=0.5)
+    rgb = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
+    bgr = torch.from_numpy(rgb[..., ::-1].copy()).permute(2, 0, 1)
+    sample = DetDataSample(metainfo=dict(img_shape=(45, 70)))
+    expected = DetDataPreprocessor(**how)(dict(inputs=[bgr], data_samples=[sample]))['inputs']
+    found = padded(Config(dict(model=dict(data_preprocessor=dict(type='X', **how)))), rgb)
+    assert found.shape == (1, 3, 64, 96) and torch.allclose(found, expected)
+
+
+@pytest.mark.parametrize(
+    'test_cfg, expected_hw',
+    [(None, (45, 70)), (dict(size_divisor=32), (64, 96)), (dict(size=(64, 64)), (64, 70))],
+)
+def test_padding_is_that_of_mmseg(test_cfg, expected_hw):
+    """In tests it pads only as ``test_cfg`` says, whatever the size of training crops is."""
+    pytest.importorskip('mmseg')
+    from mmseg.models import SegDataPreProcessor
+    from mmseg.structures import SegDataSample
+
+    how = dict(NORM, size=(128, 128), pad_val=0, seg_pad_val=255, test_cfg=test_cfg)
+    rgb = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
+    bgr = torch.from_numpy(rgb[..., ::-1].copy()).permute(2, 0, 1)
+    sample = SegDataSample(metainfo=dict(img_shape=(45, 70)))
+    expected = SegDataPreProcessor(**how)(dict(inputs=[bgr], data_samples=[sample]))['inputs']
+    found = padded(Config(dict(model=dict(data_preprocessor=dict(type='X', **how)))), rgb)
+    assert found.shape[2:] == expected_hw and torch.allclose(found, expected)
+
+
+def test_padding_is_drawn_black_at_the_bottom_and_on_the_right():
+    picture = _pictures.pad_picture(np.full((2, 3, 3), 9, np.uint8), (4, 4))
+    assert (picture[:2, :3] == 9).all() and picture.sum() == 2 * 3 * 3 * 9
 
 
 @pytest.mark.parametrize('to_rgb', [True, False])

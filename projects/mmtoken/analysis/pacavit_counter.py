@@ -1,0 +1,96 @@
+"""Count PaCa-ViT as its authors wrote it, to compare with the figures they published.
+
+Same rules as :mod:`mmtoken.analysis.complexity`; the published "FLOPs" are multiply-adds with both
+attention products. What differs is the arithmetic: where two formulations are equal, this suite
+computes the cheaper one, and the authors the other:
+
+    teacher  the lateral 1x1 convolutions after the resize: on four times as many cells
+    PaCaHead the projections for queries and clustering on the resized and concatenated levels at
+             the finest resolution, N * (levels * C) * C each, and pooling over the same map,
+             K * N * (levels * C) for K classes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from torch import nn
+
+from ..paca_vit.backbone import PaCaViT
+from ..paca_vit.teacher import ConvMixerTeacher
+from .complexity import Complexity, Operation, _innermost, count_complexity, sum_by_row
+
+
+def has_pacavit(model: nn.Module) -> bool:
+    """Whether the rules above say anything about the model."""
+    return any(isinstance(module, PaCaViT) or _is_head(module) for module in model.modules())
+
+
+def _is_head(module: nn.Module) -> bool:
+    # by name: the class can only be imported where mmseg is installed
+    return type(module).__name__ == 'PaCaHead'
+
+
+def count_as_published(
+    model: nn.Module, run: Callable[[], Any], rows: dict[str, str] | None = None
+) -> Complexity:
+    """:func:`~mmtoken.analysis.complexity.count_complexity` of the authors' formulation.
+
+    Args:
+        model: A PaCa-ViT, a PaCaHead, or a model with one of them.
+        run: Calls it with one image.
+        rows: See :func:`~mmtoken.analysis.complexity.stage_rows`.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ValueError: The model contains neither of them.
+    """
+    if not has_pacavit(model):
+        raise ValueError(
+            f'this counts PaCa-ViT and PaCaHead, got a {type(model).__name__} without either; use '
+            'count_complexity'
+        )
+    exact = count_complexity(model, run, rows)
+    operations = list(exact.operations)
+    for name, module in model.named_modules():
+        if isinstance(module, ConvMixerTeacher):
+            operations = _with_late_laterals(operations, name)
+        elif _is_head(module):
+            operations = _with_full_map(operations, name, module)
+    macs = sum_by_row(model, operations, exact.params, rows)
+    return replace(exact, macs=macs, operations=tuple(operations))
+
+
+def _with_late_laterals(operations: list[Operation], teacher: str) -> list[Operation]:
+    """Lateral convolutions run at the resolution of the mixer that takes their result."""
+    prefix = f'{teacher}.' if teacher else ''
+    cells = {
+        _innermost(op).removeprefix(prefix).split('.')[0]: prod(op.out_size[2:])
+        for op in operations
+        if _innermost(op).startswith(f'{prefix}fpn')
+    }
+    changed = []
+    for op in operations:
+        part = _innermost(op).removeprefix(prefix).split('.')[0]
+        if _innermost(op).startswith(f'{prefix}lateral'):
+            macs = op.macs // prod(op.out_size[2:]) * cells[part.replace('lateral', 'fpn')]
+            op = replace(op, macs=macs)
+        changed.append(op)
+    return changed
+
+
+def _with_full_map(operations: list[Operation], head: str, module: nn.Module) -> list[Operation]:
+    """The head's own convolutions and pooling, on all levels at the finest resolution."""
+    own = [op for op in operations if _innermost(op) == head and op.kind in ('conv', 'clustering')]
+    if not own:
+        return operations
+    batch, width, *hw = own[0].out_size  # of the finest level: queries and clustering at once
+    cells, total = batch * prod(hw), own[0].sizes[1][1] * len(module.convs)
+    full = (('conv', total * width), ('clustering', module.out_channels * total))
+    added = [replace(own[0], kind=kind, macs=cells * macs) for kind, macs in full]
+    return [op for op in operations if op not in own] + added
