@@ -171,6 +171,17 @@ def test_every_heat_map_is_scaled_to_its_own_peak():
     assert (a == b).all()
 
 
+def test_heat_starts_at_zero_not_at_the_least_weight():
+    image = np.full((*HW, 3), 120, np.uint8)
+    even = draw_heat_sheet(image, np.full((1, 4, 3), 1 / 12), HW, [0])
+    hot = draw_heat(image, np.ones(HW), low=0.0, high=1.0)
+    assert (even[-HW[0] - 8 : -8, 8:-8] == hot).all()
+    assign = np.full((1, 4, 3), 1.0)
+    assign[0, 0] = 0.5
+    half = draw_heat_sheet(image, assign, HW, [0])[-HW[0] - 8 : -8, 8:-8]
+    assert (half[:16] == draw_heat(image, np.full(HW, 0.5), low=0.0, high=1.0)[:16]).all()
+
+
 def test_sheet_has_every_cluster_in_order_and_few_are_larger():
     image = np.full((320, 416, 3), 120, np.uint8)
     assign = np.full((100, 10, 13), 1 / 130)
