@@ -1,6 +1,7 @@
 """The contract of design section 3 over every backbone that is registered by mmtoken."""
 
 import mmtoken
+import paca_tiny
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -11,6 +12,7 @@ from torch import nn
 # The smallest of each backbone; one without an entry fails test_every_backbone_is_listed
 SMALLEST = {
     'TCFormer': dict(arch=dict(TINY, depths=(1, 2, 1, 1)), out_type='maps'),
+    'PaCaViT': dict(arch=paca_tiny.TINY, num_clusters=paca_tiny.CLUSTERS),
 }
 
 

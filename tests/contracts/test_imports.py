@@ -36,14 +36,19 @@ for name, (blocked, code) in CASES.items():
 REGISTERED = """
 import mmtoken
 from mmengine.registry import MODELS
-assert 'TCFormer' in MODELS and 'MTA' in MODELS
-assert not set(HOSTS) & set(sys.modules), 'importing mmtoken loads a host'
+assert all(name in MODELS for name in ('TCFormer', 'MTA', 'PaCaViT'))
+# mmseg, which PaCaHead needs, may load mmdet
+unneeded = {'mmpose', 'mmpretrain'} & set(sys.modules)
+assert not unneeded, f'importing mmtoken loads {unneeded}'
 """
+WITH_MMSEG = REGISTERED + "assert 'PaCaHead' in MODELS\n"
+WITHOUT_MMSEG = REGISTERED + "assert 'PaCaHead' not in MODELS\n"
 CASES = {
-    'all': ((), REGISTERED),
-    'no-host': (HOSTS, REGISTERED),
-    'no-mmpose': (('mmpose',), REGISTERED),
-    'no-mmcv-no-mmdet': (('mmcv', 'mmdet'), REGISTERED),
+    'all': ((), WITH_MMSEG),
+    'no-host': (HOSTS, WITHOUT_MMSEG),
+    'no-mmseg': (('mmseg',), WITHOUT_MMSEG),
+    'no-mmpose': (('mmpose',), WITH_MMSEG),
+    'no-mmcv-no-mmdet': (('mmcv', 'mmdet'), WITHOUT_MMSEG),
     'no-mmengine': (('mmengine',), 'import mmtoken'),
 }
 

@@ -1,0 +1,233 @@
+import pytest
+import torch
+from mmengine.registry import MODELS
+from mmtoken import PaCaViT, record_tokens
+from mmtoken.common.checkpoints import load_state_dict_strict
+from mmtoken.paca_vit import reference
+from paca_tiny import CLUSTERS, TEACHER, TINY
+
+
+def build(**arguments):
+    arguments.setdefault('num_clusters', CLUSTERS)
+    return PaCaViT(arguments.pop('arch', TINY), **arguments)
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        dict(),
+        dict(clustering='mlp'),
+        dict(clustering='linear', share='block'),
+        dict(num_clusters=(7, 7, 7, 7), share=2),
+        dict(arch=TEACHER, num_clusters=(4, 4, 4, 4)),
+        dict(layer_scale=0.5, block_norm='sub', cluster_pos_embed=True),
+        dict(layer_scale=0.1, block_norm='post'),
+    ],
+    ids=['conv', 'mlp', 'linear', 'every-2nd', 'teacher', 'sub', 'post'],
+)
+def test_equals_the_loops_with_gradients(arguments, randomize, monkeypatch):
+    model = randomize(build(**arguments).double()).eval()
+    image = torch.randn(1, 3, 21, 18, dtype=torch.float64, requires_grad=True)
+    fast = model(image)
+    weights = [torch.randn_like(x) for x in fast]
+    names = [name for name, p in model.named_parameters()]
+    inputs = (image, *model.parameters())
+    got = torch.autograd.grad(sum((a * b).sum() for a, b in zip(fast, weights)), inputs)
+
+    attention = 'mmtoken.paca_vit.attention.PatchToClusterAttention.forward'
+    monkeypatch.setattr(attention, reference.patch_to_cluster_attention)
+    monkeypatch.setattr(
+        'mmtoken.paca_vit.teacher.ConvMixerTeacher._top_down', reference.mix_top_down
+    )
+    slow = model(image)
+    for a, b in zip(fast, slow):
+        torch.testing.assert_close(a, b)
+    want = torch.autograd.grad(sum((a * b).sum() for a, b in zip(slow, weights)), inputs)
+    for name, a, b in zip(['image', *names], got, want):
+        torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-6, msg=lambda m, n=name: f'{n}: {m}')
+
+
+def test_one_assignment_per_stage_is_shared(randomize):
+    model = randomize(build())
+    with record_tokens(model) as rec, torch.no_grad():
+        model(torch.randn(2, 3, 40, 56))
+    assert [rec.stages[s]['hw'] for s in (1, 2, 3, 4)] == [(10, 14), (5, 7), (3, 4), (2, 2)]
+    assert [rec.stages[s]['assign'].shape for s in (1, 2, 3)] == [
+        (2, 5, 140),
+        (2, 4, 35),
+        (2, 3, 12),
+    ]
+    assert 'assign' not in rec.stages[4]
+    assert list(rec.stages[1]['assign_by_block']) == [0]
+    assert rec.attention['stage1.1.attn'].shape == (2, 1, 140, 5)
+    assert rec.attention['stage4.0.attn'].shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ('share', 'blocks'), [('stage', [0]), ('block', [0, 1, 2, 3]), (2, [0, 2])]
+)
+def test_share_says_which_blocks_cluster(share, blocks, randomize):
+    model = randomize(build(arch=dict(TINY, depths=(4, 1, 1, 1)), share=share))
+    with record_tokens(model) as rec, torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+    by_block = rec.stages[1]['assign_by_block']
+    assert list(by_block) == blocks
+    assert torch.equal(rec.stages[1]['assign'], by_block[0])
+    clusterings = {
+        k.split('.')[1] for k in model.state_dict() if 'stage1' in k and 'clustering' in k
+    }
+    assert clusterings == {str(i) for i in blocks}
+
+
+def test_recording_changes_nothing(randomize):
+    model, image = randomize(build().double()), torch.randn(1, 3, 37, 53).double()
+    with torch.no_grad():
+        plain = model(image)
+        with record_tokens(model):
+            recorded = model(image)
+    for a, b in zip(plain, recorded):
+        torch.testing.assert_close(a, b)
+
+
+def test_more_clusters_than_patches(randomize):
+    model = randomize(build(num_clusters=(100, 100, 100, 100)))
+    maps = model(torch.randn(1, 3, 9, 17))
+    assert maps[-1].shape == (1, 24, 1, 1)
+    assert all(m.isfinite().all() for m in maps)
+
+
+@pytest.mark.parametrize('name', ['tiny', 'base_teacher'])
+def test_arch_table_is_not_changed_by_a_build(name):
+    first, second = (PaCaViT(name).state_dict() for _ in range(2))
+    assert list(first) == list(second)
+
+
+def test_dropouts_take_effect():
+    model, image = build(drop_rate=0.5), torch.randn(1, 3, 32, 32)
+    assert not torch.equal(model(image)[0], model(image)[0])
+
+
+@pytest.mark.parametrize('share', ['stage', 'block'])
+@pytest.mark.parametrize('clustering', ['conv', 'mlp', 'linear'])
+def test_final_clustering_layers_are_named(clustering, share):
+    model = build(clustering=clustering, share=share)
+    last = {'conv': 4, 'mlp': 2, 'linear': 0}[clustering]
+    assert len(model.final_clustering_layers()) == (5 if share == 'block' else 3)
+    for name in model.final_clustering_layers():
+        assert name.endswith(f'clustering.{last}')
+        assert model.get_submodule(name).weight.shape[0] in CLUSTERS
+
+
+@pytest.mark.parametrize('arch', [TINY, TEACHER], ids=['conv', 'teacher'])
+def test_overridden_counts_keep_exactly_the_final_layers(arch, randomize):
+    counts = (5, 5, 5, 5)
+    released = randomize(PaCaViT(arch, num_clusters=counts)).state_dict()
+    model = PaCaViT(arch, num_clusters=(9, 5, 7, 5))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    report = load_state_dict_strict(model, released)
+    stage1, _, stage3, _ = model.final_clustering_layers()
+    expected = [k for k in before if k.startswith((stage1 + '.', stage3 + '.'))]
+    assert sorted(report.reinitialized) == sorted(expected)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key] if key in expected else released[key]), key
+
+
+def test_counts_that_nobody_gave_must_fit():
+    arch = dict(TINY)
+    segmentation = PaCaViT(arch, num_clusters=(200, 200, 200, 0)).state_dict()
+    with pytest.raises(ValueError, match=r'clustering\.4\.weight: \(200, 8, 1, 1\) -> \(100, 8'):
+        load_state_dict_strict(PaCaViT(arch), segmentation)
+
+
+def test_more_than_the_counts_is_no_declared_difference():
+    wider = PaCaViT(dict(TINY, embed_dims=(16, 12, 16, 24)), num_clusters=CLUSTERS).state_dict()
+    with pytest.raises(ValueError, match='mismatched'):
+        load_state_dict_strict(build(), wider)
+
+
+def test_classification_weights_load_without_their_head(tmp_path):
+    state = {'head.weight': torch.zeros(10, 24), 'head.bias': torch.zeros(10)}
+    donor = build()
+    torch.save({'state_dict': {**donor.state_dict(), **state}}, tmp_path / 'w.pth')
+    model = build(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')))
+    model.init_weights()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, donor.state_dict()[key])
+
+
+def test_a_file_without_the_fixed_blur_filter_loads(randomize):
+    donor = PaCaViT(TEACHER, num_clusters=(4,) * 4).state_dict()
+    lean = {key: value for key, value in donor.items() if not key.endswith('blur_filter')}
+    report = load_state_dict_strict(PaCaViT(TEACHER, num_clusters=(4,) * 4), lean)
+    assert not report.missing
+
+
+@pytest.mark.parametrize('arch', [TINY, TEACHER], ids=['conv', 'teacher'])
+def test_weights_of_all_stages_load_into_fewer(arch):
+    counts = (3, 3, 3, 3)
+    full = PaCaViT(arch, num_clusters=counts)
+    part = PaCaViT(arch, num_clusters=counts, out_indices=(0, 1))
+    load_state_dict_strict(part, full.state_dict())
+    image = torch.randn(1, 3, 40, 40)
+    with torch.no_grad():
+        for a, b in zip(part.eval()(image), full.eval()(image)):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (
+            dict(num_clusters=(100, 100, 0)),
+            r'num_clusters needs one entry per stage, got 3 entries',
+        ),
+        (dict(num_clusters=(100, -1, 5, 0)), r'whole numbers >= 0 .* got \(100, -1, 5, 0\)'),
+        (dict(num_clusters=(100, 2.5, 5, 0)), r'whole numbers >= 0 .* got \(100, 2.5, 5, 0\)'),
+        (dict(num_clusters=(True, 2, 5, 0)), r'whole numbers >= 0'),
+        (
+            dict(arch=TEACHER, num_clusters=(4, 4, 4, 0)),
+            r'clusters every stage, got .*\(4, 4, 4, 0\)',
+        ),
+        (dict(clustering='kmeans'), r"clustering must be one of \[.*'teacher'\], got 'kmeans'"),
+        (dict(clustering='teacher'), r'teacher_depths need each other'),
+        (
+            dict(arch='small_teacher', clustering='conv'),
+            r"arch='small_teacher' .*clustering='conv'",
+        ),
+        (dict(arch='huge'), r"arch must be one of .*got 'huge'"),
+        (dict(arch=dict(TINY, depth=3)), r"unknown \['depth'\]"),
+        (dict(arch=dict(TINY, num_heads=(3, 2, 2, 3))), r'num_heads=3 and embed_dims=8'),
+        (dict(share='blocks'), r"share must be one of \['stage', 'block'\], got 'blocks'"),
+        (dict(share=0), r'number of blocks >= 1, got 0'),
+        (
+            dict(arch=TEACHER, num_clusters=(4,) * 4, share='block'),
+            r"once per stage, got share='block'",
+        ),
+        (dict(block_norm='middle'), r"block_norm must be one of .*got 'middle'"),
+        (dict(drop_path_rate=1.0), r'drop_path_rate must lie in \[0.0, 1.0\), got 1.0'),
+        (dict(drop_rate=-0.1), r'drop_rate must lie in .* got -0.1'),
+        (dict(out_indices=(0, 4)), r'out_indices .* got \(0, 4\)'),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
+
+
+def test_misspelt_argument():
+    with pytest.raises(TypeError, match='num_cluster'):
+        MODELS.build(dict(type='PaCaViT', num_cluster=(1, 1, 1, 0)))
+
+
+@pytest.mark.parametrize('shape', [(1, 4, 32, 32), (3, 32, 32)])
+def test_bad_input(shape):
+    with pytest.raises(ValueError, match='the input must have'):
+        build()(torch.randn(shape))
+
+
+def test_compiles_without_graph_breaks():
+    model, image = build().eval(), torch.randn(1, 3, 33, 47)
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    with torch.no_grad():
+        for a, b in zip(compiled(image), model(image)):
+            torch.testing.assert_close(a, b)
