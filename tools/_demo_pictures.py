@@ -1,11 +1,12 @@
 """Pictures that the demo shows: predictions drawn over validation scenes."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import cv2
 import mmengine
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
 from mmtoken.analysis.drawing import contact_sheet
@@ -62,4 +63,79 @@ def draw_poses(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> None:
             'demo', image[..., ::-1].copy(), people, draw_gt=False, draw_bbox=False, kpt_thr=0.2
         )
         pictures.append(visualizer.get_image() if picture is None else picture)
+    cv2.imwrite(str(out), contact_sheet(pictures)[..., ::-1])
+
+
+def scenes(data_dir: Path) -> list[Path]:
+    """Validation scenes with instances, the most crowded first."""
+    content = mmengine.load(data_dir / 'annotations' / 'instances_val.json')
+    counts = Counter(one['image_id'] for one in content['annotations'])
+    names = {image['id']: image['file_name'] for image in content['images']}
+    order = sorted(names, key=lambda image: (-counts[image], image))
+    return [data_dir / 'img_dir' / 'val' / names[image] for image in order]
+
+
+def first_scene(data_dir: Path) -> Path:
+    """The validation scene with the most instances."""
+    return scenes(data_dir)[0]
+
+
+def draw_detections(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> None:
+    """Draw the predicted masks and boxes of a few scenes on one sheet.
+
+    Args:
+        cfg: Config of an instance segmentor.
+        checkpoint: Its weights.
+        data_dir: Folder of the generated data.
+        out: PNG file to write.
+    """
+    from mmdet.apis import inference_detector, init_detector
+
+    # as the config of a checkpoint has it: the classes of the data set, and colours of our own
+    model = init_detector(cfg, checkpoint, palette='random', device='cpu')
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='demo', vis_backends=[]))
+    visualizer.dataset_meta = dict(model.dataset_meta, palette=None) | _palette(model.dataset_meta)
+    pictures = []
+    for path in scenes(data_dir)[:NUM_SCENES]:
+        image = cv2.imread(str(path))
+        image = cv2.resize(image, None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_CUBIC)
+        found = inference_detector(model, image)
+        visualizer.add_datasample(
+            'demo', image[..., ::-1].copy(), found, draw_gt=False, pred_score_thr=0.4
+        )
+        pictures.append(visualizer.get_image())
+    cv2.imwrite(str(out), contact_sheet(pictures)[..., ::-1])
+
+
+def _palette(meta: dict) -> dict:
+    """Give each class a colour of its own, where the data set has none."""
+    hues = np.arange(len(meta['classes'])) * 179 // len(meta['classes'])
+    hsv = np.stack([hues, np.full_like(hues, 220), np.full_like(hues, 230)], -1).astype(np.uint8)
+    colours = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
+    return dict(palette=[tuple(int(c) for c in colour) for colour in colours])
+
+
+@torch.no_grad()
+def draw_segmentations(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> None:
+    """Draw the predicted label maps of a few scenes on one sheet, with the names of the classes.
+
+    Args:
+        cfg: Config of a semantic segmentor.
+        checkpoint: Its weights.
+        data_dir: Folder of the generated data.
+        out: PNG file to write.
+    """
+    from mmseg.apis import inference_model, init_model
+
+    model = init_model(cfg, checkpoint, device='cpu')
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='demo', vis_backends=[], alpha=0.6))
+    visualizer.dataset_meta = {**model.dataset_meta, **cfg.metainfo}
+    pictures = []
+    for path in scenes(data_dir)[:NUM_SCENES]:
+        image = cv2.imread(str(path))
+        image = cv2.resize(image, None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_CUBIC)
+        visualizer.add_datasample(
+            'demo', image[..., ::-1].copy(), inference_model(model, image), draw_gt=False
+        )
+        pictures.append(visualizer.get_image())
     cv2.imwrite(str(out), contact_sheet(pictures)[..., ::-1])

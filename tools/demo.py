@@ -1,6 +1,6 @@
 """From nothing to a trained, evaluated and drawn model on generated pictures.
 
-python tools/demo.py [--task pose] [--work-dir work_dirs/demo_pose]
+python tools/demo.py [--task pose|detection|segmentation] [--work-dir work_dirs/demo_TASK]
 
 The commands of this repository that it runs are printed first, so that each can be repeated and
 changed by hand. An interrupted demo goes on where it stopped; a finished one only
@@ -20,7 +20,13 @@ from pathlib import Path
 
 import mmengine
 import torch
-from _demo_pictures import draw_poses, first_person
+from _demo_pictures import (
+    draw_detections,
+    draw_poses,
+    draw_segmentations,
+    first_person,
+    first_scene,
+)
 from demo_data import write_demo_data
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -37,27 +43,48 @@ class Task:
 
     Args:
         config: Config file, relative to the repository.
-        metric: Name of the score among the metrics of ``tools/test.py``.
-        score: What the score is called in print.
+        scores: Metric of ``tools/test.py`` to what it is called in print; the first counts.
         draw: Draws predictions: (config, checkpoint, data folder, file to write).
         minutes: Roughly how long training takes on two cores.
+        picture: Gives the picture whose tokens are drawn: arguments of
+            ``tools/analysis/token_maps.py`` for a data folder.
     """
 
     config: str
-    metric: str
-    score: str
+    scores: dict[str, str]
     draw: Callable[[Config, str, Path, Path], None]
     minutes: int
+    picture: Callable[[Path], list]
+
+
+def person_in_a_box(data_dir: Path) -> list:
+    """A picture, and the box of the person that a pose estimator looks at."""
+    image, box = first_person(data_dir)
+    return [image, '--bbox', *box]
 
 
 TASKS = {
     'pose': Task(
         'configs/demo/td-hm_tcformer-demo_1xb8-20e_demo-128x96.py',
-        'coco/AP',
-        'OKS-AP',
+        {'coco/AP': 'OKS-AP'},
         draw_poses,
         7,
-    )
+        person_in_a_box,
+    ),
+    'detection': Task(
+        'configs/demo/mask-rcnn_paca-vit-demo_fpn_1xb8-16e_demo-160x128.py',
+        {'coco/segm_mAP': 'mask AP', 'coco/bbox_mAP': 'box AP'},
+        draw_detections,
+        7,
+        lambda data_dir: [first_scene(data_dir)],
+    ),
+    'segmentation': Task(
+        'configs/demo/paca-vit-demo_pacahead_1xb8-20e_demo-160x128.py',
+        {'mIoU': 'mIoU in percent'},
+        draw_segmentations,
+        5,
+        lambda data_dir: [first_scene(data_dir)],
+    ),
 }
 
 
@@ -148,15 +175,15 @@ def save_untrained(cfg: Config, path: Path) -> None:
     torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, path)
 
 
-def evaluate(task: Task, config: Path, weights: Path, args: argparse.Namespace) -> float:
-    """The score of ``tools/test.py``."""
+def evaluate(config: Path, weights: Path, args: argparse.Namespace) -> dict[str, float]:
+    """The metrics of ``tools/test.py``."""
     out = args.work_dir / f'{weights.stem}.json'
     run_tool(
         *('test.py', config, weights, '--data-root', args.data_dir),
         *('--work-dir', args.work_dir / 'test', '--out', out),
         log=args.work_dir / f'test_{weights.stem}.log',
     )
-    return mmengine.load(out)[task.metric]
+    return mmengine.load(out)
 
 
 def main() -> None:
@@ -183,7 +210,7 @@ def main() -> None:
 
     untrained = args.work_dir / 'untrained.pth'
     save_untrained(cfg, untrained)
-    before = evaluate(task, config, untrained, args)
+    before = evaluate(config, untrained, args)
     options = ['--cfg-options', f'train_cfg.max_epochs={args.epochs}'] if args.epochs else []
     run_tool(
         *('train.py', config, '--data-root', args.data_dir, '--work-dir', args.work_dir),
@@ -192,19 +219,22 @@ def main() -> None:
         epochs=epochs,
     )
     trained = Path(find_latest_checkpoint(str(args.work_dir)))
-    after = evaluate(task, config, trained, args)
+    after = evaluate(config, trained, args)
 
     predictions, tokens = args.work_dir / 'predictions.png', args.work_dir / 'tokens'
     with (args.work_dir / 'draw.log').open('a') as log, redirect_stdout(log), redirect_stderr(log):
         task.draw(cfg, str(trained), args.data_dir, predictions)
-    image, box = first_person(args.data_dir)
+    image, *where = task.picture(args.data_dir)
     run_tool(
         *('analysis/token_maps.py', config, trained, image, '--out-dir', tokens, '--overwrite'),
-        *('--bbox', *box),
+        *where,
         log=args.work_dir / 'token_maps.log',
     )
-    print(f'\n{task.score} on {args.num_val} pictures that were not trained on:')
-    print(f'  untrained {before:.3f}\n  trained   {after:.3f}')
+    for metric, score in task.scores.items():
+        # a detector that finds nothing has no metrics
+        first, last = (scores.get(metric, 0.0) for scores in (before, after))
+        print(f'\n{score} on {args.num_val} pictures that were not trained on:')
+        print(f'  untrained {first:.3f}\n  trained   {last:.3f}')
     print(f'predictions:     {os.path.relpath(predictions)}')
     print(f'tokens by stage: {os.path.relpath(tokens)}')
     print(f'{(time.time() - start) / 60:.1f} minutes in all')

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmtoken.paca_vit import head as fast
 from mmtoken.paca_vit import reference
@@ -12,6 +14,12 @@ from mmseg.structures import SegDataSample
 from mmtoken.paca_vit import PaCaHead
 
 CHANNELS = [8, 12, 16, 24]
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
 
 
 def levels(hw, batch=2, channels=(6,) * 4, dtype=torch.float64):
@@ -111,16 +119,16 @@ def test_losses_have_their_weights_and_every_parameter_a_gradient():
 
 
 def test_sampler_and_several_losses():
-    dice = dict(type='DiceLoss', loss_name='loss_dice')
+    second = dict(type='CrossEntropyLoss', loss_name='loss_second', loss_weight=0.1)
     head = build(
-        loss_cluster=[dict(type='CrossEntropyLoss'), dice],
+        loss_cluster=[dict(type='CrossEntropyLoss'), second],
         sampler=dict(type='OHEMPixelSampler', thresh=0.7, min_kept=10),
     )
     label = torch.randint(0, 4, (16, 16))
     losses = head.loss(
         levels((4, 4), channels=CHANNELS, dtype=torch.float32), [sample(label)] * 2, {}
     )
-    assert {'loss_ce', 'acc_seg', 'paca.loss_ce', 'paca.loss_dice', 'paca.acc_seg'} == set(losses)
+    assert {'loss_ce', 'acc_seg', 'paca.loss_ce', 'paca.loss_second', 'paca.acc_seg'} == set(losses)
 
 
 SEGMENTOR = dict(
@@ -146,11 +154,11 @@ SEGMENTOR = dict(
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 @pytest.mark.parametrize(
     'test_cfg',
-    [dict(mode='whole'), dict(mode='slide', crop_size=(32, 32), stride=(20, 20))],
+    [dict(mode='whole'), dict(mode='slide', crop_size=(40, 40), stride=(20, 20))],
     ids=['whole', 'slide'],
 )
 def test_stock_segmentor_predicts_in_both_modes(test_cfg, training):
-    model = MODELS.build(dict(SEGMENTOR, test_cfg=test_cfg)).train(training)
+    model = MODELS.build(dict(SEGMENTOR, test_cfg=ConfigDict(test_cfg))).train(training)
     data = dict(
         inputs=[torch.randint(0, 255, (3, 45, 61), dtype=torch.uint8)],
         data_samples=[SegDataSample(metainfo=dict(img_shape=(45, 61), ori_shape=(90, 122)))],
@@ -168,7 +176,7 @@ def test_works_with_a_backbone_of_the_host():
         patch_sizes=[7, 3, 3, 3], sr_ratios=[8, 4, 2, 1],
     )  # fmt: skip
     head = dict(SEGMENTOR['decode_head'], in_channels=[8, 16, 16, 32])
-    model = MODELS.build(dict(SEGMENTOR, backbone=backbone, decode_head=head))
+    model = MODELS.build(dict(SEGMENTOR, backbone=backbone, decode_head=head)).eval()
     out = model(torch.randn(1, 3, 32, 32))
     assert out.shape == (1, 4, 8, 8)
 

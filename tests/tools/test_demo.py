@@ -3,6 +3,7 @@ import sys
 
 import _demo_pictures
 import demo
+import mmengine
 import numpy as np
 import pytest
 from demo_data import write_demo_data
@@ -65,8 +66,9 @@ def test_every_task_names_an_existing_config():
         assert (demo.ROOT / task.config).is_file()
 
 
-def test_pictures_of_predictions(data, tmp_path):
-    task = demo.TASKS['pose']
+@pytest.mark.parametrize('name', sorted(demo.TASKS))
+def test_pictures_of_predictions(data, tmp_path, name):
+    task = demo.TASKS[name]
     cfg = Config.fromfile(demo.ROOT / task.config)
     weights = tmp_path / 'untrained.pth'
     demo.save_untrained(cfg, weights)
@@ -77,6 +79,16 @@ def test_pictures_of_predictions(data, tmp_path):
     assert np.ptp(picture) > 100
 
 
+def test_first_scene_is_the_most_crowded(data):
+    content = mmengine.load(data / 'annotations' / 'instances_val.json')
+    counts = [
+        sum(one['image_id'] == image['id'] for one in content['annotations'])
+        for image in content['images']
+    ]
+    best = content['images'][counts.index(max(counts))]['file_name']
+    assert _demo_pictures.first_scene(data).name == best
+
+
 def test_first_person_is_the_largest(data):
     path, box = _demo_pictures.first_person(data)
     assert path.is_file()
@@ -85,13 +97,15 @@ def test_first_person_is_the_largest(data):
 
 
 @pytest.mark.slow
-def test_whole_demo(tmp_path, monkeypatch, capsys):
-    arguments = ['--data-dir', tmp_path / 'data', '--work-dir', tmp_path / 'work']
+@pytest.mark.parametrize('name', sorted(demo.TASKS))
+def test_whole_demo(tmp_path, monkeypatch, capsys, name):
+    arguments = ['--task', name, '--data-dir', tmp_path / 'data', '--work-dir', tmp_path / 'work']
     arguments += ['--num-train', 8, '--num-val', 2, '--epochs', 1]
     for _ in range(2):  # the second time there is nothing left to train
         monkeypatch.setattr(sys, 'argv', ['demo.py', *map(str, arguments)])
         demo.main()
         printed = capsys.readouterr().out
-        assert 'OKS-AP on 2 pictures' in printed
+        for score in demo.TASKS[name].scores.values():
+            assert f'{score} on 2 pictures' in printed
     assert (tmp_path / 'work' / 'predictions.png').is_file()
     assert list((tmp_path / 'work' / 'tokens').glob('*.png'))

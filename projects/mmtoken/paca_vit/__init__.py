@@ -1,7 +1,6 @@
 """PaCa-ViT (CVPR 2023): attention from patches to learned clusters."""
 
 import logging
-from importlib.util import find_spec
 
 from .backbone import PaCaViT
 
@@ -11,7 +10,6 @@ __all__ = ['PaCaViT']
 try:
     from .mmseg_head import PaCaHead
 except (ImportError, AssertionError) as error:
-    reason = 'is not installed' if find_spec('mmseg') is None else f'cannot be imported: {error}'
-    logging.getLogger(__name__).debug('PaCaHead is left out: mmseg %s', reason)
+    logging.getLogger(__name__).debug('PaCaHead is left out, mmseg cannot be imported: %s', error)
 else:
     __all__ += ['PaCaHead']
