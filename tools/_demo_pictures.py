@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import mmengine
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
 from mmtoken.analysis.drawing import contact_sheet
@@ -91,10 +90,10 @@ def draw_detections(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> 
     """
     from mmdet.apis import inference_detector, init_detector
 
-    # as the config of a checkpoint has it: the classes of the data set, and colours of our own
     model = init_detector(cfg, checkpoint, palette='random', device='cpu')
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='demo', vis_backends=[]))
-    visualizer.dataset_meta = dict(model.dataset_meta, palette=None) | _palette(model.dataset_meta)
+    # the classes of the data set, which has no colours
+    visualizer.dataset_meta = dict(cfg.metainfo, palette=palette(len(cfg.metainfo.classes)))
     pictures = []
     for path in scenes(data_dir)[:NUM_SCENES]:
         image = cv2.imread(str(path))
@@ -107,15 +106,13 @@ def draw_detections(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> 
     cv2.imwrite(str(out), contact_sheet(pictures)[..., ::-1])
 
 
-def _palette(meta: dict) -> dict:
-    """Give each class a colour of its own, where the data set has none."""
-    hues = np.arange(len(meta['classes'])) * 179 // len(meta['classes'])
+def palette(count: int) -> list[tuple[int, int, int]]:
+    """As many colours (RGB) as there are classes, evenly around the colour wheel."""
+    hues = np.arange(count) * 179 // count
     hsv = np.stack([hues, np.full_like(hues, 220), np.full_like(hues, 230)], -1).astype(np.uint8)
-    colours = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
-    return dict(palette=[tuple(int(c) for c in colour) for colour in colours])
+    return [tuple(map(int, colour)) for colour in cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]]
 
 
-@torch.no_grad()
 def draw_segmentations(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> None:
     """Draw the predicted label maps of a few scenes on one sheet, with the names of the classes.
 

@@ -13,6 +13,8 @@ LINE = (
     '11/21 23:26:34 - mmengine - INFO - Epoch(train)  [4][20/47]  lr: 1.000000e-03  eta: 0:09:34  '
     'time: 0.726530  data_time: 0.021485  loss: 0.009518  loss_kpt: 0.009518  acc_pose: 0.204412\n'
 )
+STUFF = ('sky', 'wall', 'ground', 'hill')
+THINGS = ('person', 'box', 'ball', 'cone', 'tree', 'pole', 'dog')
 
 
 @pytest.fixture(scope='module')
@@ -94,6 +96,34 @@ def test_first_person_is_the_largest(data):
     assert path.is_file()
     areas = [w * h for _, boxes in _demo_pictures.read_people(data) for _, _, w, h in boxes]
     assert box[2] * box[3] == max(areas)
+
+
+def test_progress_of_every_host_is_read():
+    """Detectors and segmentors log two learning rates and the norm of the gradient as well."""
+    line = (
+        '2026/11/24 02:44:34 - mmengine - INFO - Epoch(train)  [2][ 5/50]  base_lr: 1.5000e-03 lr: '
+        '1.5000e-03  eta: 0:04:38  time: 0.5098  data_time: 0.0185  grad_norm: 11.1872  loss: '
+        '2.8980  loss_rpn_cls: 0.2582\n'
+    )
+    assert demo.STEP.search(line).groups() == ('2', '5', '50', '0:04:38', '2.8980')
+
+
+def test_pose_is_what_plain_make_demo_shows(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['demo.py'])
+    assert demo.parse_args().task == 'pose'
+
+
+def test_colours_of_classes_differ():
+    assert len(set(_demo_pictures.palette(7))) == 7
+
+
+@pytest.mark.parametrize('name', ['detection', 'segmentation'])
+def test_classes_are_those_of_the_drawn_data(name):
+    cfg = Config.fromfile(demo.ROOT / demo.TASKS[name].config)
+    known = THINGS if name == 'detection' else STUFF + THINGS
+    assert tuple(cfg.metainfo.classes) == known
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert tuple(loader.dataset.metainfo.classes) == known
 
 
 @pytest.mark.slow
