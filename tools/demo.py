@@ -172,7 +172,7 @@ def save_untrained(cfg: Config, path: Path) -> None:
     torch.manual_seed(0)
     init_default_scope(cfg.default_scope)
     mmengine.mkdir_or_exist(path.parent)
-    torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, path)
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': {}}, path)
 
 
 def evaluate(config: Path, weights: Path, args: argparse.Namespace) -> dict[str, float]:
