@@ -29,6 +29,7 @@ model = dict(
         channels=64,
         num_classes=11,
         norm_cfg=dict(type='BN'),
+        loss_cluster=dict(type='CrossEntropyLoss', loss_weight=0.4, avg_non_ignore=True),
     ),
 )
 
