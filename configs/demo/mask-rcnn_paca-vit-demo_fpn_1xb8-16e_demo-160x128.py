@@ -5,7 +5,9 @@ python tools/demo_data data/demo --num-train 400 --num-val 80 && python tools/tr
 
 _base_ = '../paca_vit/mask-rcnn_paca-vit-tiny_fpn_1x_coco.py'
 
-# About 5 things in a scene at half size: few regions, thin heads.
+# About 5 things in a scene at half size: few regions, thin heads. From random weights, they learn
+# with norms only.
+norm_cfg = dict(type='GN', num_groups=8)
 model = dict(
     backbone=dict(
         arch=dict(
@@ -18,13 +20,26 @@ model = dict(
         num_clusters=(32, 32, 32, 0),
         drop_path_rate=0.0,
     ),
-    neck=dict(in_channels=[32, 64, 128, 160], out_channels=64),
+    neck=dict(in_channels=[32, 64, 128, 160], out_channels=64, norm_cfg=norm_cfg),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
-        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=7),
+        bbox_head=dict(
+            type='Shared4Conv1FCBBoxHead',
+            in_channels=64,
+            conv_out_channels=64,
+            fc_out_channels=256,
+            norm_cfg=norm_cfg,
+            num_classes=7,
+        ),
         mask_roi_extractor=dict(out_channels=64, finest_scale=28),
-        mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, num_classes=7),
+        mask_head=dict(
+            in_channels=64,
+            conv_out_channels=64,
+            num_convs=2,
+            norm_cfg=norm_cfg,
+            num_classes=7,
+        ),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=300, max_per_img=150),
@@ -80,7 +95,7 @@ val_evaluator = dict(ann_file=f'{data_root}/annotations/instances_val.json')
 test_evaluator = val_evaluator
 
 # 16 epochs x 50 steps from random weights, so they are large ones
-optim_wrapper = dict(optimizer=dict(lr=1.5e-3), clip_grad=dict(max_norm=10.0))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0))
 train_cfg = dict(max_epochs=16, val_interval=16)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),

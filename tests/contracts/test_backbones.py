@@ -48,6 +48,8 @@ def test_shapes_are_as_declared(name, hw, batch):
     for feature_map, channels, stride in zip(maps, model.out_channels, model.out_strides):
         assert feature_map.shape == (batch, channels, *(-(-side // stride) for side in hw))
         assert feature_map.isfinite().all()
+        # mmcv's RoIAlign reads the memory without looking at the strides
+        assert feature_map.is_contiguous()
     assert list(model.out_strides) == sorted(model.out_strides)
 
 
@@ -183,3 +185,14 @@ def test_resolve_arch_returns_a_copy():
     archs = {'a': dict(depth=1)}
     resolve_arch('a', archs, ['depth'])['depth'] = 2
     assert archs['a'] == dict(depth=1)
+
+
+def test_regions_are_cut_out_of_the_right_places(name, randomize):
+    """RoIAlign of the host sees the same map as PyTorch does."""
+    ops = pytest.importorskip('mmcv.ops')
+    model = randomize(build(name)).eval()
+    with torch.no_grad():
+        feature_map = model(torch.randn(1, 3, 64, 64))[0]
+    whole = torch.tensor([[0.0, 0.0, 0.0, 64.0, 64.0]])
+    cut = ops.roi_align(feature_map, whole, (16, 16), 0.25, 1, 'avg', True)
+    torch.testing.assert_close(cut, feature_map)

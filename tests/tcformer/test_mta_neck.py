@@ -136,3 +136,12 @@ def test_wrong_inputs(stages):
         neck(stages[:3])
     with pytest.raises(ValueError, match="got \\['Tensor'\\]; build the backbone with out_type"):
         neck([stage.x for stage in stages])
+
+
+@pytest.mark.parametrize('extra', [False, 'on_input', 'on_output'])
+def test_maps_are_stored_as_the_hosts_operators_read_them(extra):
+    """RoIAlign of mmcv ignores strides; a channels-last map would be read shuffled."""
+    neck = MTA(TINY['embed_dims'], 16, num_heads=1, num_outs=5, add_extra_convs=extra)
+    with torch.no_grad():
+        maps = neck(TCFormer(TINY)(torch.randn(1, 3, 64, 64)))
+    assert len(maps) == 5 and all(feature_map.is_contiguous() for feature_map in maps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +41,15 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[st
             f'missing {sorted(missing)}, unknown {sorted(unknown)}'
         )
     return dict(arch)
+
+
+def as_maps(maps: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Maps as every host can take them: stored ``(B, C, H, W)``, not channels-last.
+
+    mmcv's RoIAlign reads the memory of a map without looking at its strides, so that a
+    channels-last one makes a detector learn from shuffled features, without an error.
+    """
+    return tuple(feature_map.contiguous() for feature_map in maps)
 
 
 class Backbone(StrictInitModule):
@@ -158,6 +167,6 @@ class Backbone(StrictInitModule):
         is_transition = self.stage_modules[stage].index(module) == 0
         return before + (1 if is_transition else self.depths[stage - 1])
 
-    def select(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def select(self, stages: Sequence[Any]) -> tuple[Any, ...]:
         """The stages to return, high to low resolution."""
         return tuple(stages[index] for index in self.out_indices)

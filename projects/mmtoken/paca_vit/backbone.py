@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..common.backbone import Backbone, resolve_arch
+from ..common.backbone import Backbone, as_maps, resolve_arch
 from ..common.blocks import drop_path_rates, init_vit_weights
 from ..common.checks import HW, check_choice, check_divides, check_image, check_length, check_range
 from ..common.recorder import record_stage, start_record
@@ -178,7 +178,7 @@ class PaCaViT(Backbone):
             if residuals[stage] is not None:
                 x = x + residuals[stage]
             maps.append(tokens_to_grid(getattr(self, f'norm{stage + 1}')(x), hw))
-        return self.select(maps)
+        return as_maps(self.select(maps))
 
     def _run_stage(self, number: int, x: Tensor, hw: HW, assign: Tensor | None) -> Tensor:
         by_block = {}

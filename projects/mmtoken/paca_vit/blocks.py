@@ -27,7 +27,7 @@ class StridedEmbed(nn.Module):
     own map with zeros.
 
     Args:
-        dims: Channels from input to output; one convolution per step.
+        *dims: Channels from input to output; one convolution per step.
 
     Shape:
         - x: ``(B, dims[0], H, W)``.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..common.backbone import Backbone, resolve_arch
+from ..common.backbone import Backbone, as_maps, resolve_arch
 from ..common.blocks import drop_path_rates, init_vit_weights
 from ..common.checks import check_choice, check_divides, check_image, check_length, check_range
 from ..common.embed import OverlapPatchEmbed
@@ -197,7 +197,7 @@ class TCFormer(Backbone):
             stages.append(tokens)
         outputs = self.select(stages)
         if self.out_type == 'maps':
-            return tuple(tokens_to_map(tokens) for tokens in outputs)
+            return as_maps(tokens_to_map(tokens) for tokens in outputs)
         return outputs
 
     def _run_stage(self, number: int, tokens: TokenSet) -> TokenSet:

@@ -16,6 +16,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..common.backbone import as_maps
 from ..common.blocks import drop_path_rates, init_vit_weights
 from ..common.checkpoints import StrictInitModule
 from ..common.checks import check_choice, check_divides, check_length
@@ -186,7 +187,7 @@ class MTA(StrictInitModule):
             tokens[i] = self.merge_blocks[i](tokens[i].with_x(x), context=context)
         maps = [tokens_to_map(level) for level in tokens]
         self._add_extra_maps(maps, inputs[self.levels[-1]])
-        return tuple(maps[level] for level in self.out_levels)
+        return as_maps(maps[level] for level in self.out_levels)
 
     def _used(self, inputs: Sequence[TokenSet]) -> list[TokenSet]:
         return [inputs[level] for level in self.levels]
