@@ -394,7 +394,6 @@ MISTAKES = dict(
         'train_dataloader.dataset.annfile=x.json',
         'train_cfg.max_iter=1',
         'optim_wrapper.optimizer.learning_rate=1',
-        'optim_wrapper.paramwise_cfg.roles.heads.lr_mult=1',
         'default_hooks.logger.intervall=1',
     ],
 )
@@ -408,7 +407,7 @@ def test_contract_catches_a_misspelt_key(host, mistake, tmp_path):
     key, value = mistake.split('=')
     cfg.merge_from_dict({key: value})
     word = key.split('.')[-1]
-    with pytest.raises((TypeError, ValueError), match=f"{word}|backbon|got 'heads'"):
+    with pytest.raises((TypeError, ValueError), match=f'{word}|backbon'):
         run_contract(cfg, tmp_path)
 
 
