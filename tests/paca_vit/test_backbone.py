@@ -231,3 +231,14 @@ def test_compiles_without_graph_breaks():
     with torch.no_grad():
         for a, b in zip(compiled(image), model(image)):
             torch.testing.assert_close(a, b)
+
+
+def test_checkpointing_counts_the_batch_of_a_teacher_once():
+    states = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        model = PaCaViT(TEACHER, num_clusters=(4,) * 4, with_cp=with_cp)
+        sum(m.square().mean() for m in model(torch.randn(2, 3, 40, 40))).backward()
+        states.append(model.state_dict())
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, msg=lambda m, k=key: f'{k}: {m}')

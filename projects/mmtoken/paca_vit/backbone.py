@@ -169,7 +169,8 @@ class PaCaViT(Backbone):
         x, hw = self.patch_embed(image)
         assigns, residuals = [None] * len(self.depths), [None] * len(self.depths)
         if self.paca_teacher is not None:
-            assigns, residuals = self.run_block(self.paca_teacher, tokens_to_grid(x, hw))
+            # never recomputed: its batch norms would count every image twice
+            assigns, residuals = self.paca_teacher(tokens_to_grid(x, hw))
         maps = []
         for stage in range(len(self.depths)):
             if stage > 0:
