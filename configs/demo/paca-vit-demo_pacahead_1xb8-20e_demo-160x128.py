@@ -61,6 +61,7 @@ metainfo = dict(
     ],
 )
 train_dataloader = dict(
+    drop_last=False,
     dataset=dict(
         data_root=data_root,
         metainfo=metainfo,
