@@ -8,6 +8,7 @@ import mmengine
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
+from mmengine.visualization import Visualizer
 from mmtoken.analysis.drawing import contact_sheet
 
 NUM_SCENES = 6
@@ -35,6 +36,22 @@ def first_person(data_dir: Path) -> tuple[Path, list[float]]:
     return max(boxes, key=lambda entry: entry[1][2] * entry[1][3])
 
 
+def make_visualizer(cfg: Config, **options: float) -> Visualizer:
+    """Build the visualizer of a config, without making it the one that the hooks of a runner find.
+
+    Args:
+        cfg: Config with ``visualizer``.
+        **options: Arguments that differ from the config.
+
+    Returns:
+        The visualizer, which writes nowhere by itself.
+    """
+    arguments = dict(cfg.visualizer, name='demo', vis_backends=[], **options)
+    arguments.pop('_scope_', None)  # where the config found it
+    with VISUALIZERS.switch_scope_and_registry(None) as registry:  # that of the host in use
+        return registry.get(arguments.pop('type'))(**arguments)
+
+
 def draw_poses(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> None:
     """Draw the predicted skeletons of everybody in a few scenes on one sheet.
 
@@ -48,8 +65,7 @@ def draw_poses(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> None:
     from mmpose.structures import merge_data_samples
 
     model = init_model(cfg, checkpoint, device='cpu')
-    options = dict(cfg.visualizer, radius=4, line_width=3, name='demo', vis_backends=[])
-    visualizer = VISUALIZERS.build(options)
+    visualizer = make_visualizer(cfg, radius=4, line_width=3)
     visualizer.set_dataset_meta(model.dataset_meta)
     pictures = []
     for path, boxes in read_people(data_dir)[:NUM_SCENES]:
@@ -91,7 +107,7 @@ def draw_detections(cfg: Config, checkpoint: str, data_dir: Path, out: Path) -> 
     from mmdet.apis import inference_detector, init_detector
 
     model = init_detector(cfg, checkpoint, palette='random', device='cpu')
-    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='demo', vis_backends=[]))
+    visualizer = make_visualizer(cfg)
     # the classes of the data set, which has no colours
     visualizer.dataset_meta = dict(cfg.metainfo, palette=palette(len(cfg.metainfo.classes)))
     pictures = []
@@ -125,7 +141,7 @@ def draw_segmentations(cfg: Config, checkpoint: str, data_dir: Path, out: Path) 
     from mmseg.apis import inference_model, init_model
 
     model = init_model(cfg, checkpoint, device='cpu')
-    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='demo', vis_backends=[], alpha=0.6))
+    visualizer = make_visualizer(cfg, alpha=0.6)
     visualizer.dataset_meta = {**model.dataset_meta, **cfg.metainfo}
     pictures = []
     for path in scenes(data_dir)[:NUM_SCENES]:
