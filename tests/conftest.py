@@ -7,6 +7,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 from mmtoken.compat import prepare_hosts
 from torch import nn
 
@@ -16,6 +17,12 @@ prepare_hosts()
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_visualizer_of_another_test():
+    """Hooks draw with the visualizer that was built last, which may be another host's."""
+    Visualizer._instance_dict.clear()
 
 
 @pytest.fixture(scope='session', autouse=True)
