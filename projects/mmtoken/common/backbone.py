@@ -52,6 +52,11 @@ def as_maps(maps: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return tuple(feature_map.contiguous() for feature_map in maps)
 
 
+def _belongs(key: str, name: str) -> bool:
+    """Whether a parameter is, or is inside, what has this name."""
+    return key == name or key.startswith(name + '.')
+
+
 class Backbone(StrictInitModule):
     """Base of all backbones: outputs, freezing, checkpointing, layer depth.
 
@@ -101,20 +106,23 @@ class Backbone(StrictInitModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        # names of the modules of the stem (entry 0) and of each stage that is built
+        # names of the modules and lone parameters of the stem (entry 0) and of each built stage
         self.stage_modules: list[list[str]] = []
         self.depths: tuple[int, ...] = ()
 
     def finish(self) -> None:
         """Freeze what is to be frozen; a subclass calls it at the end of its constructor."""
-        for module in self._frozen_modules():
-            for parameter in module.parameters():
+        frozen = self._frozen_names()
+        for key, parameter in self.named_parameters():
+            if any(_belongs(key, name) for name in frozen):
                 parameter.requires_grad_(False)
 
+    def _frozen_names(self) -> list[str]:
+        return [name for names in self.stage_modules[: self.frozen_stages + 1] for name in names]
+
     def _frozen_modules(self) -> Iterator[nn.Module]:
-        for names in self.stage_modules[: self.frozen_stages + 1]:
-            for name in names:
-                yield self.get_submodule(name)
+        modules = dict(self.named_modules())
+        return (modules[name] for name in self._frozen_names() if name in modules)
 
     def train(self, mode: bool = True) -> Backbone:
         """Set the training mode; frozen stages (and norms with ``norm_eval``) stay in eval."""
@@ -153,7 +161,7 @@ class Backbone(StrictInitModule):
         name = param_name[len(prefix) :]
         for stage, names in enumerate(self.stage_modules):
             for module in names:
-                if name.startswith(module + '.'):
+                if _belongs(name, module):
                     return self._depth_in_stage(stage, module, name), num_layers
         return num_layers - 1, num_layers
 

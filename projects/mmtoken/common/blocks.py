@@ -46,6 +46,27 @@ def drop_path_rates(drop_path_rate: float, depths: tuple[int, ...]) -> list[list
     return [rates[start : start + depth] for start, depth in zip(starts, depths)]
 
 
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them.
+
+    Args:
+        dim: C.
+        hidden_dim: Width between the two layers.
+
+    Shape:
+        - x: ``(..., C)``, returned in the same shape.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
 class ConvMlp(nn.Module):
     """MLP with a 3x3 depthwise convolution between its layers, for tokens on a grid (PVTv2).
 

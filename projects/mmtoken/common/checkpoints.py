@@ -182,8 +182,9 @@ def load_state_dict_strict(
 
     A model may define ``prepare_state_dict(state) -> (state, resized)``, which renames and
     resizes what it knows, ``checkpoint_ignore``, patterns of keys that released files carry
-    and it has no use for (a classification head), and ``reinitialized_keys(state)``, keys that
-    cannot be loaded because of an argument that the user gave (a number of clusters).
+    and it has no use for (a classification head), ``reinitialized_keys(state)``, keys that
+    cannot be loaded because of an argument that the user gave (a number of clusters), and
+    ``mismatch_hint(state)``, a sentence on what the keys of a wrong file tell.
 
     Args:
         model: The module to load into.
@@ -224,9 +225,10 @@ def load_state_dict_strict(
         ),
     )
     if report.missing or report.unexpected or report.mismatched:
+        hint = getattr(model, 'mismatch_hint', lambda _state: '')(state)
         raise ValueError(
             f'{source} does not fit {type(model).__name__} ({report}):\n{report.details()}\n'
-            'Nothing was loaded. Use the checkpoint of this architecture, or declare the '
+            f'{hint and hint + " "}Nothing was loaded. Use the checkpoint of this architecture, or declare the '
             "differences: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=..., "
             "reinitialize=('regex',), ignore=('regex',))"
         )

@@ -24,7 +24,12 @@ class ForwardRecord:
             clustering ``tokens`` (a TokenSet), and where tokens were merged ``assign_idx``
             ``(B, N)``, ``center_idx`` ``(B, M)`` and ``token_score`` ``(B, N, 1)``; for soft
             clusters ``hw``, the grid, and where there are clusters ``assign`` ``(B, M, N)`` of
-            the first clustering of the stage and ``assign_by_block``, block number to the same.
+            the first clustering of the stage and ``assign_by_block``, block number to the same;
+            for semantic tokens ``units``, a dict for each unit with ``hw``, ``semantic_hw``, the
+            ``semantic_tokens`` ``(B, S, C)``, and where attention is collected ``generate`` and
+            ``refine`` ``(B, S, N)``, what semantic tokens gather from patches, and ``recover``
+            ``(B, N, S)``, what patches take from them; means over the heads. A row sums to at
+            most 1: the rest falls on padding or, in generation, on semantic tokens.
         attention: Qualified module name to attention weights ``(B, h, N, M)``.
     """
 
@@ -76,6 +81,8 @@ def _detach(value: Any) -> Any:
         return value.detach()
     if isinstance(value, dict):
         return {key: _detach(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_detach(inner) for inner in value]
     if hasattr(value, 'with_x'):
         return value.with_x(value.x.detach())
     return value
@@ -97,6 +104,17 @@ def record_stage(stage: int, **values: Any) -> None:
 def is_recording_attention() -> bool:
     """Whether attention has to take the explicit path for an open recorder."""
     return bool(_ACTIVE) and _ACTIVE[-1].collects_attention
+
+
+def is_recording() -> bool:
+    """Whether a recorder listens, so that it is worth while to prepare something for it."""
+    return bool(_ACTIVE) and bool(_ACTIVE[-1].forwards)
+
+
+def last_attention() -> Tensor | None:
+    """The weights that were recorded last; None where nobody collects attention."""
+    weights = _ACTIVE[-1].forwards[-1].attention if is_recording() else {}
+    return next(reversed(weights.values()), None)
 
 
 def record_attention(weights: Tensor) -> None:
