@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..common.attention import multi_head_attention
 from ..common.checks import HW
@@ -209,6 +210,18 @@ def attend_neighborhood(
     Returns:
         As ``q``.
     """
+    if torch.is_grad_enabled() and kv.requires_grad:
+        # the squares repeat each patch 4 or 9 times: cut again in the backward pass, not kept
+        return checkpoint(
+            _attend_squares, q, kv, outside, num_heads, near,
+            use_reentrant=False, preserve_rng_state=False,
+        )
+    return _attend_squares(q, kv, outside, num_heads, near)
+
+
+def _attend_squares(
+    q: Tensor, kv: Tensor, outside: Tensor, num_heads: int, near: Neighborhood
+) -> Tensor:
     side, hw = near.geometry.semantic_window, tuple(q.shape[1:3])
     squares = gather_neighborhoods(kv, outside, near.kernel, near.geometry.window_size)
     k, v = squares.chunk(2, -1)
