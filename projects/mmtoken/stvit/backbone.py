@@ -25,6 +25,7 @@ ARCHS = {
 }
 NUM_STAGES = 4
 STRIDES = (4, 8, 16, 32)
+RELEASED_WINDOWS = (7, 3, (14, 21, 27))
 SEMANTIC_STAGE = 2  # counted from 0
 
 
@@ -103,7 +104,7 @@ class STViTR(Backbone):
         dims = tuple(spec['embed_dims'] * 2**stage for stage in range(NUM_STAGES))
         depths, heads = tuple(spec['depths']), tuple(spec['num_heads'])
         _check(dims, depths, heads)
-        _check_windows(window_size, semantic_window, key_windows)
+        _check_windows(window_size, semantic_window, key_windows, mask)
         if use_global_center and flavour == 'dense':
             raise ValueError(
                 "use_global_center needs flavour='classification' (no dense model has a centre), "
@@ -229,7 +230,9 @@ def _check(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int]) -> 
         )
 
 
-def _check_windows(window_size: int, semantic_window: int, key_windows: Sequence[int]) -> None:
+def _check_windows(
+    window_size: int, semantic_window: int, key_windows: Sequence[int], mask: str
+) -> None:
     if not 1 <= semantic_window <= window_size:
         raise ValueError(
             'semantic_window must lie in [1, window_size], got '
@@ -241,4 +244,11 @@ def _check_windows(window_size: int, semantic_window: int, key_windows: Sequence
         raise ValueError(
             f'each of key_windows must cover its own window, {least}, got {tuple(key_windows)}; '
             '(14, 21, 27) is published'
+        )
+    windows = (window_size, semantic_window, tuple(key_windows))
+    if mask == 'released' and windows != RELEASED_WINDOWS:
+        # with smaller ones, it would hide all that some windows see
+        raise ValueError(
+            "mask='released' needs the released window_size, semantic_window and key_windows, "
+            f"{RELEASED_WINDOWS}, got {windows}; use mask='exact'"
         )

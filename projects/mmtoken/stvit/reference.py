@@ -1,0 +1,334 @@
+"""Slow, obvious twins of the fast functions and steps of this folder; for tests only.
+
+Every window is cut out by itself, every key is looked up where it lies, padding is really there,
+and masks are the numbers that the released code adds. Same names, same results, same gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..common.checks import HW
+from .blocks import resize_center
+from .semantic_tokens import Geometry
+from .stage import CROP_REACH
+
+MASKED = -1000.0  # what the released code adds to the logits of hidden keys
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:
+    """``(N, C)`` queries, ``(M, C)`` keys and values, one head at a time; bias ``(h or 1, N, M)``."""
+    heads = []
+    for h, (qh, kh, vh) in enumerate(zip(*(x.chunk(num_heads, -1) for x in (q, k, v)))):
+        logits = qh @ kh.T / qh.shape[-1] ** 0.5
+        if bias is not None:
+            logits = logits + bias[min(h, len(bias) - 1)]
+        heads.append(logits.softmax(-1) @ vh)
+    return torch.cat(heads, -1)
+
+
+def windows(grid: HW) -> list[HW]:
+    """Rows and columns of windows in raster order."""
+    return [(row, col) for row in range(grid[0]) for col in range(grid[1])]
+
+
+def pool_windows(x: Tensor, geometry: Geometry, ignore_padding: bool = False) -> Tensor:
+    """The maximum over the patches of each part of each window."""
+    w, s = geometry.window_size, geometry.semantic_window
+    height, width = geometry.hw
+    pooled = x.new_zeros(len(x), *geometry.semantic_hw, x.shape[-1])
+    for row, col in windows(geometry.semantic_hw):
+        places = []
+        for start, place in zip((0, 0), (row, col)):
+            window, part = divmod(place, s)
+            first, last = part * w // s, -(-(part + 1) * w // s)
+            places.append(range(start + window * w + first, start + window * w + last))
+        inside = [(r, c) for r in places[0] for c in places[1] if r < height and c < width]
+        cells = [x[:, r, c] for r, c in inside]
+        if not cells or (len(cells) < len(places[0]) * len(places[1]) and not ignore_padding):
+            cells.append(torch.zeros_like(x[:, 0, 0]))
+        pooled[:, row, col] = torch.stack(cells).amax(0)
+    return pooled
+
+
+def is_real(geometry: Geometry, of: str, row: int, col: int) -> bool:
+    """Whether a place on the padded map holds more than padding."""
+    if of == 'semantic':
+        w, s = geometry.window_size, geometry.semantic_window
+        row, col = ((at // s) * w + (at % s) * w // s for at in (row, col))
+    return row < geometry.hw[0] and col < geometry.hw[1]
+
+
+def mask_value(geometry: Geometry, of: str, mask: str, row: int, col: int) -> float:
+    """What is added to the logit of a key; places may lie outside the map of keys."""
+    height, width = geometry.padded_hw if of == 'patches' else geometry.semantic_hw
+    outside = not (0 <= row < height and 0 <= col < width)
+    if mask == 'none':
+        return 0.0
+    if mask == 'exact':
+        hidden = outside or not is_real(geometry, of, row, col)
+        return -torch.inf if hidden else 0.0
+    if outside:
+        return MASKED
+    below, right = geometry.padding
+    first_row = max(height - below, 0) if below else 0
+    first_col = max(width - right, 0) if right else 0
+    return MASKED if row >= first_row and col >= first_col else 0.0
+
+
+def square(
+    geometry: Geometry, of: str, window: HW, kernel: int, kv: Tensor, outside: Tensor, mask: str
+) -> tuple[Tensor, Tensor]:
+    """Keys and values ``(kernel * kernel, 2C)`` around a window, and what is added to their logits.
+
+    ``kv`` is ``(H, W, 2C)`` of one sample, ``outside`` ``(2C,)`` the projection of padding.
+    """
+    side = geometry.window_size if of == 'patches' else geometry.semantic_window
+    reach = (kernel - side) // 2
+    keys, values = [], []
+    for row in range(window[0] * side - reach, window[0] * side - reach + kernel):
+        for col in range(window[1] * side - reach, window[1] * side - reach + kernel):
+            there = 0 <= row < kv.shape[0] and 0 <= col < kv.shape[1]
+            keys.append(kv[row, col] if there else outside)
+            values.append(mask_value(geometry, of, mask, row, col))
+    return torch.stack(keys), kv.new_tensor(values)
+
+
+def attend_neighborhood(
+    q: Tensor, kv: Tensor, outside: Tensor, num_heads: int, geometry: Geometry, kernel: int, mask: str
+) -> Tensor:
+    """Semantic tokens of each window to the patches in the square around it."""
+    s = geometry.semantic_window
+    out = torch.zeros_like(q)
+    for b in range(len(q)):
+        for row, col in windows(geometry.grid):
+            keys, added = square(geometry, 'patches', (row, col), kernel, kv[b], outside, mask)
+            own = (b, slice(row * s, row * s + s), slice(col * s, col * s + s))
+            found = attend(q[own].flatten(0, 1), *keys.chunk(2, -1), num_heads, added[None, None])
+            out[own] = found.view(s, s, -1)
+    return out
+
+
+def attend_crops(
+    q: Tensor, kv: Tensor, num_heads: int, geometry: Geometry, mask: str
+) -> Tensor:
+    """Semantic tokens of each window to each other and to the patches of a crop."""
+    s, (height, width) = geometry.semantic_window, geometry.hw
+    hw = geometry.semantic_hw
+    tokens = kv[:, : hw[0] * hw[1]].unflatten(1, hw)
+    patches = kv[:, hw[0] * hw[1] :].unflatten(1, geometry.hw)
+    out = torch.zeros_like(q)
+    for row, col in windows(geometry.grid):
+        places = []
+        for side, window in ((height, row), (width, col)):
+            size = min(geometry.window_size + CROP_REACH, side)
+            start = min(max(window * geometry.window_size - CROP_REACH // 2, 0), side - size)
+            places.append(slice(start, start + size))
+        own = (slice(row * s, row * s + s), slice(col * s, col * s + s))
+        added = [
+            mask_value(geometry, 'semantic', mask, r, c)
+            for r in range(own[0].start, own[0].stop)
+            for c in range(own[1].start, own[1].stop)
+        ]
+        added += [0.0] * len(patches[0, places[0], places[1]].flatten(0, 1))
+        for b in range(len(q)):
+            crop = patches[b, places[0], places[1]].flatten(0, 1)
+            keys = torch.cat((tokens[b][own].flatten(0, 1), crop))
+            queries = q[b][own].flatten(0, 1)
+            found = attend(queries, *keys.chunk(2, -1), num_heads, q.new_tensor(added)[None, None])
+            out[(b, *own)] = found.view(s, s, -1)
+    return out
+
+
+def attend_tiles(
+    q: Tensor,
+    kv: Tensor,
+    outside: Tensor,
+    num_heads: int,
+    geometry: Geometry,
+    kernel: int | None,
+    mask: str,
+) -> Tensor:
+    """Patches of each window to the semantic tokens in the square around it, or to all."""
+    w = geometry.window_size
+    out = torch.zeros_like(q)
+    for b in range(len(q)):
+        for row, col in windows(geometry.grid):
+            if kernel is None:
+                keys = kv[b].flatten(0, 1)
+                places = windows(geometry.semantic_hw)
+                added = q.new_tensor([mask_value(geometry, 'semantic', mask, *at) for at in places])
+            else:
+                keys, added = square(geometry, 'semantic', (row, col), kernel, kv[b], outside, mask)
+            own = (b, slice(row * w, row * w + w), slice(col * w, col * w + w))
+            found = attend(q[own].flatten(0, 1), *keys.chunk(2, -1), num_heads, added[None, None])
+            out[own] = found.view_as(q[own])
+    return out
+
+
+def window_attention(module, x: Tensor, shift: int) -> Tensor:
+    """Each patch to those of its shifted window that a roll did not bring there from far."""
+    size, heads = module.window_size, module.num_heads
+    height, width = x.shape[1:3]
+    rows, cols = height + -height % size, width + -width % size
+    qkv = module.qkv(F.pad(x, (0, 0, 0, cols - width, 0, rows - height)))
+    out = torch.zeros_like(x)
+    table = module.relative_position_bias_table.view(2 * size - 1, 2 * size - 1, heads)
+
+    def place(at: int, side: int) -> tuple[int, int, int]:
+        """Window, place in it, and region of a row or column."""
+        rolled = (at - shift) % side
+        region = 0 if rolled < side - size else 1 if rolled < side - shift or not shift else 2
+        return rolled // size, rolled % size, region
+
+    downs, acrosses = ([place(at, side) for at in range(side)] for side in (rows, cols))
+    for r, c in windows((height, width)):
+        down, across = downs[r], acrosses[c]
+        keys, biases = [], []
+        for rk in (at for at, other in enumerate(downs) if other[0] == down[0]):
+            for ck in (at for at, other in enumerate(acrosses) if other[0] == across[0]):
+                apart = (down[1] - downs[rk][1], across[1] - acrosses[ck][1])
+                bias = table[apart[0] + size - 1, apart[1] + size - 1]
+                same = (downs[rk][2], acrosses[ck][2]) == (down[2], across[2])
+                keys.append(qkv[:, rk, ck])
+                biases.append(bias if same else bias - 100.0)
+        q = qkv[:, r, c].chunk(3, -1)[0]
+        _, k, v = torch.stack(keys, 1).chunk(3, -1)
+        bias = torch.stack(biases, 1)[:, None]
+        for b in range(len(x)):
+            out[b, r, c] = attend(q[b, None], k[b], v[b], heads, bias)[0]
+    return module.proj(out)
+
+
+def swin_block(block, x: Tensor, hw: HW, shift: int) -> Tensor:
+    """Pre-norm attention and MLP."""
+    attended = window_attention(block.attn, block.norm1(x).unflatten(1, hw), shift)
+    x = x + attended.flatten(1, 2)
+    return x + block.mlp(block.norm2(x))
+
+
+def patch_merging(module, x: Tensor, hw: HW) -> tuple[Tensor, HW]:
+    """The four patches of each 2x2 square, row by row inside column by column."""
+    grid = F.pad(x.unflatten(1, hw), (0, 0, 0, hw[1] % 2, 0, hw[0] % 2))
+    four = [grid[:, row::2, col::2] for row, col in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    merged = torch.cat(four, -1)
+    return module.reduction(module.norm(merged)).flatten(1, 2), tuple(merged.shape[1:3])
+
+
+def feed_forward(block, x: Tensor) -> Tensor:
+    """The scaled MLP branch."""
+    return x + block.layer_scale_2 * block.mlp(block.norm2(x))
+
+
+def _project(block, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys with values, and those of a padded token, which is zero before the norm."""
+    attn = block.attn
+    outside = attn.kv(block.norm1(query.new_zeros(query.shape[-1])))
+    return attn.q(block.norm1(query)), attn.kv(block.norm1(context)), outside
+
+
+def _branch(block, out: Tensor) -> Tensor:
+    return block.layer_scale_1 * block.attn.proj(out)
+
+
+def semantic_unit(stage, blocks: dict, x: Tensor, hw: HW, center: Tensor | None) -> Tensor:
+    """The six steps of a dumbbell unit, in the words of the paper.
+
+    Args:
+        stage: The stage, for its arguments.
+        blocks: Name of a step to its block.
+        x: ``(B, N, C)``.
+        hw: The map.
+        center: The global centre, of classification models, or None.
+
+    Returns:
+        ``(B, N, C)``.
+    """
+    geometry = Geometry(hw, stage.window_size, stage.semantic_window)
+    dense, (k1, k2, k3) = stage.flavour == 'dense', stage.key_windows
+    mask = 'exact' if stage.mask == 'released' and not dense else stage.mask
+    x = swin_block(blocks['local'], x, hw, 0)
+
+    block = blocks['generate']
+    heads, image = block.attn.num_heads, x.unflatten(1, hw)
+    pooled = pool_windows(image, geometry, mask == 'exact')
+    if dense:
+        q, kv, outside = _project(block, pooled, image)
+        out = attend_neighborhood(q, kv, outside, heads, geometry, k1, mask)
+    else:
+        q, kv, _ = _project(block, pooled, torch.cat((pooled.flatten(1, 2), x), 1))
+        out = attend_crops(q, kv, heads, geometry, mask)
+    out = _branch(block, out)
+    s = feed_forward(block, (pooled + out if block.residual else out).flatten(1, 2))
+
+    hidden = None  # semantic tokens of padding, hidden by an exact mask alone
+    if mask == 'exact':
+        places = windows(geometry.semantic_hw)
+        hidden = x.new_tensor([mask_value(geometry, 'semantic', mask, *at) for at in places])
+
+    block = blocks['refine']
+    if dense:
+        q, kv, outside = _project(block, s.unflatten(1, geometry.semantic_hw), image)
+        out = attend_neighborhood(q, kv, outside, heads, geometry, k2, mask).flatten(1, 2)
+    else:
+        context, added = torch.cat((s, x), 1), None
+        if center is not None:
+            s = s + resize_center(center, geometry)
+        if hidden is not None:
+            added = F.pad(hidden, (0, x.shape[1]))[None, None]
+        q, kv, _ = _project(block, s, context)
+        out = torch.stack([attend(a, *b.chunk(2, -1), heads, added) for a, b in zip(q, kv)])
+    s = feed_forward(block, s + _branch(block, out))
+
+    block = blocks['semantic_local']
+    side, hw_s = geometry.semantic_window, geometry.semantic_hw
+    q, kv, _ = _project(block, s, s)
+    out = torch.zeros_like(q).unflatten(1, hw_s)
+    for row, col in windows(geometry.grid):
+        at = (slice(row * side, row * side + side), slice(col * side, col * side + side))
+        added = None if hidden is None else hidden.view(hw_s)[at].flatten()[None, None]
+        for b in range(len(q)):
+            own_q, own_kv = (t[b].unflatten(0, hw_s)[at].flatten(0, 1) for t in (q, kv))
+            found = attend(own_q, *own_kv.chunk(2, -1), heads, added)
+            out[(b, *at)] = found.view(side, side, -1)
+    s = feed_forward(block, s + _branch(block, out.flatten(1, 2)))
+
+    block = blocks['semantic_global']
+    q, kv, _ = _project(block, s, s)
+    added = None if hidden is None else hidden[None, None]
+    out = torch.stack([attend(a, *b.chunk(2, -1), heads, added) for a, b in zip(q, kv)])
+    s = feed_forward(block, s + _branch(block, out))
+
+    block = blocks['recover']
+    q, kv, outside = _project(block, image, s.unflatten(1, hw_s))
+    out = attend_tiles(q, kv, outside, heads, geometry, k3 if dense else None, mask)
+    return feed_forward(block, x + _branch(block, out.flatten(1, 2)))
+
+
+def stvit_r(model, image: Tensor) -> tuple[Tensor, ...]:
+    """A whole backbone in eval mode, with drop path off."""
+    image = F.pad(image, (0, -image.shape[3] % 4, 0, -image.shape[2] % 4))
+    x = model.patch_embed.proj(image)
+    hw, x = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2)
+    maps = []
+    for number, stage in enumerate(model.layers):
+        if hasattr(stage, 'steps'):
+            center = stage.semantic_token2
+            for first in range(0, len(stage.blocks), 6):
+                blocks = dict(zip(stage.steps[first : first + 6], stage.blocks[first : first + 6]))
+                x = semantic_unit(stage, blocks, x, hw, center)
+                center = None
+        else:
+            for i, block in enumerate(stage.blocks):
+                small = min(hw) <= block.attn.window_size and model.flavour == 'classification'
+                shift = block.attn.window_size // 2 if i % 2 and not small else 0
+                x = swin_block(block, x, hw, shift)
+        if number in model.out_indices:
+            last = model.flavour == 'classification' and number == 3
+            norm = model.norm if last else getattr(model, f'norm{number}')
+            maps.append(norm(x).transpose(1, 2).unflatten(2, hw))
+        if stage.downsample is not None:
+            x, hw = patch_merging(stage.downsample, x, hw)
+    return tuple(maps)
