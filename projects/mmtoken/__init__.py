@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | TCFormer (CVPR 2022) | ``mmtoken.tcformer`` | ``TCFormer``, ``MTA`` |
 | PaCa-ViT (CVPR 2023) | ``mmtoken.paca_vit`` | ``PaCaViT``, with mmseg ``PaCaHead`` |
-| STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR`` |
+| STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR``, ``STViTSwin``, ``STViTDeiT`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
 ``custom_imports = dict(imports=['mmtoken'])`` in a config is all that a user adds.
@@ -21,8 +21,17 @@ except ModuleNotFoundError as error:
 from .common.optimizer import RoleOptimWrapperConstructor
 from .common.recorder import record_tokens
 from .paca_vit import PaCaViT
-from .stvit import STViTR
+from .stvit import STViTDeiT, STViTR, STViTSwin
 from .tcformer import MTA, TCFormer
 
 __version__ = '0.1.0'
-__all__ = ['MTA', 'PaCaViT', 'RoleOptimWrapperConstructor', 'STViTR', 'TCFormer', 'record_tokens']
+__all__ = [
+    'MTA',
+    'PaCaViT',
+    'RoleOptimWrapperConstructor',
+    'STViTDeiT',
+    'STViTR',
+    'STViTSwin',
+    'TCFormer',
+    'record_tokens',
+]

@@ -13,7 +13,7 @@ from mmtoken.stvit.semantic_tokens import (
     pool_windows,
     real_semantic_tokens,
 )
-from mmtoken.stvit.stage import SemanticStage
+from mmtoken.stvit.stage import UNIT, SemanticStage
 from mmtoken.stvit.swin import PatchMerging, SwinBlock, shift_mask
 
 # a part of a window, one whole one, one and a bit, padding on one side, on both, on none, long
@@ -71,9 +71,7 @@ def test_real_semantic_tokens():
 def test_attend_neighborhood(hw, mask, kernel):
     geometry = Geometry(hw)
     q, kv, outside = rand(2, *geometry.semantic_hw, 4), rand(2, *hw, 8), rand(8)
-    got = attend_neighborhood(
-        q, kv, outside, 2, plan_neighborhood(geometry, kernel, mask, *CPU)
-    )
+    got = attend_neighborhood(q, kv, outside, 2, plan_neighborhood(geometry, kernel, mask, *CPU))
     want = reference.attend_neighborhood(q, kv, outside, 2, geometry, kernel, mask)
     check_equal(got, want, dict(q=q, kv=kv, outside=outside))
 
@@ -102,6 +100,7 @@ def test_units(randomize, flavour, mask, hw):
         number=3,
         dim=8,
         num_heads=2,
+        steps=UNIT * units,
         drop_paths=[0.0] * 6 * units,
         flavour=flavour,
         mask=mask,

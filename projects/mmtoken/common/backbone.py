@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .checks import HW
 from .checkpoints import StrictInitModule
 
 
@@ -74,7 +75,8 @@ class Backbone(StrictInitModule):
 
     Attributes:
         out_channels: Channels of each returned map.
-        out_strides: Stride of each returned map; its size is ``ceil(side / stride)``.
+        out_strides: Stride of each returned map; its size is ``ceil(side / stride)``, unless
+            ``out_size`` says otherwise.
     """
 
     out_channels: tuple[int, ...]
@@ -174,6 +176,11 @@ class Backbone(StrictInitModule):
             return before + min(int(block.group(1)) + 1, self.depths[stage - 1])
         is_transition = self.stage_modules[stage].index(module) == 0
         return before + (1 if is_transition else self.depths[stage - 1])
+
+    def out_size(self, index: int, hw: HW) -> HW:
+        """Sides of the map that entry ``index`` of the output has for an image of ``hw``."""
+        stride = self.out_strides[index]
+        return -(-hw[0] // stride), -(-hw[1] // stride)
 
     def select(self, stages: Sequence[Any]) -> tuple[Any, ...]:
         """The stages to return, high to low resolution."""

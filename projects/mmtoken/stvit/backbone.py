@@ -103,7 +103,8 @@ class STViTR(Backbone):
         check_choice('mask', mask, MASKS)
         dims = tuple(spec['embed_dims'] * 2**stage for stage in range(NUM_STAGES))
         depths, heads = tuple(spec['depths']), tuple(spec['num_heads'])
-        _check(dims, depths, heads)
+        check_pyramid(dims, depths, heads)
+        _check_units(depths)
         _check_windows(window_size, semantic_window, key_windows, mask)
         if use_global_center and flavour == 'dense':
             raise ValueError(
@@ -133,6 +134,7 @@ class STViTR(Backbone):
             if stage == SEMANTIC_STAGE:
                 layer = SemanticStage(
                     number=stage + 1,
+                    steps=UNIT * (depths[stage] // len(UNIT)),
                     flavour=flavour,
                     mask=mask,
                     residual=self.stgm_residual,
@@ -217,11 +219,15 @@ def init_swin_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _check(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int]) -> None:
+def check_pyramid(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int]) -> None:
+    """Raise unless there are four depths and four numbers of heads that divide the widths."""
     check_length('depths', depths, NUM_STAGES, 'stage')
     check_length('num_heads', heads, NUM_STAGES, 'stage')
     for num_heads, dim in zip(heads, dims):
         check_divides('num_heads', num_heads, 'embed_dims', dim)
+
+
+def _check_units(depths: Sequence[int]) -> None:
     units, rest = divmod(depths[SEMANTIC_STAGE], len(UNIT))
     if rest or units < 1:
         raise ValueError(

@@ -46,6 +46,8 @@ class Plan:
         tiles: What recovery sees.
         semantic_bias: ``(s * K_down, s * K_across)``, hides semantic tokens that pool padding
             only; None where there are none, or where they take part.
+        shift_mask: Of shifted windows, see :func:`~mmtoken.stvit.swin.shift_mask`; None where a
+            window covers a side of the map, and nothing is shifted.
     """
 
     geometry: Geometry
@@ -55,6 +57,7 @@ class Plan:
     crops: Tensor | None
     tiles: list[Tile]
     semantic_bias: Tensor | None
+    shift_mask: Tensor | None = None
 
     @property
     def window_bias(self) -> Tensor | None:
@@ -163,10 +166,18 @@ class WindowDropPath(DropPath):
 
 
 class LocalStep(SwinBlock):
-    """Patches attend to patches inside windows, never shifted."""
+    """Patches attend to patches inside windows, which are not shifted."""
 
     def forward(self, patches: Tensor, semantic: Tensor | None, plan: Plan) -> Step:
         return super().forward(patches, plan.geometry.hw), semantic
+
+
+class ShiftedStep(SwinBlock):
+    """Patches attend to patches inside shifted windows."""
+
+    def forward(self, patches: Tensor, semantic: Tensor | None, plan: Plan) -> Step:
+        shift = 0 if plan.shift_mask is None else plan.geometry.window_size // 2
+        return super().forward(patches, plan.geometry.hw, shift, plan.shift_mask), semantic
 
 
 class GenerateStep(SemanticBlock):

@@ -68,9 +68,7 @@ def _spans(length: int, count: int, geometry: Geometry, kernel: int, tile: int) 
     spans = []
     for first in range(0, count, tile):
         last = min(first + tile, count)
-        keys = slice(
-            max(first * s - start, 0), min((last - 1) * s - start + kernel, count * s)
-        )
+        keys = slice(max(first * s - start, 0), min((last - 1) * s - start + kernel, count * s))
         whole = first * s - start + kernel >= keys.stop and (last - 1) * s - start <= keys.start
         queries = slice(first * w, min(last * w, length))
         spans.append(_Span(first, last, queries, keys, whole))
@@ -116,9 +114,7 @@ def plan_recovery(
                 cut = None if visible is None else visible[down.keys, across.keys]
                 bias = _tile_bias(*sees, cut, kernel if outside else None, dtype)
                 bias = _per_patch(bias, down.queries, across.queries, geometry.window_size)
-            tiles.append(
-                Tile(down.queries, across.queries, down.keys, across.keys, bias, outside)
-            )
+            tiles.append(Tile(down.queries, across.queries, down.keys, across.keys, bias, outside))
     return tiles
 
 

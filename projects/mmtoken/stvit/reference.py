@@ -97,7 +97,13 @@ def square(
 
 
 def attend_neighborhood(
-    q: Tensor, kv: Tensor, outside: Tensor, num_heads: int, geometry: Geometry, kernel: int, mask: str
+    q: Tensor,
+    kv: Tensor,
+    outside: Tensor,
+    num_heads: int,
+    geometry: Geometry,
+    kernel: int,
+    mask: str,
 ) -> Tensor:
     """Semantic tokens of each window to the patches in the square around it."""
     s = geometry.semantic_window
@@ -111,9 +117,7 @@ def attend_neighborhood(
     return out
 
 
-def attend_crops(
-    q: Tensor, kv: Tensor, num_heads: int, geometry: Geometry, mask: str
-) -> Tensor:
+def attend_crops(q: Tensor, kv: Tensor, num_heads: int, geometry: Geometry, mask: str) -> Tensor:
     """Semantic tokens of each window to each other and to the patches of a crop."""
     s, (height, width) = geometry.semantic_window, geometry.hw
     hw = geometry.semantic_hw

@@ -158,7 +158,10 @@ def gather_neighborhoods(x: Tensor, outside: Tensor, kernel: int, window_size: i
     """
     height, width = x.shape[1:3]
     start = (kernel - window_size) // 2
-    sides = (count * window_size + kernel - window_size for count in window_grid((height, width), window_size))
+    sides = (
+        count * window_size + kernel - window_size
+        for count in window_grid((height, width), window_size)
+    )
     canvas = outside.to(x.dtype).expand(len(x), *sides, -1).clone()
     canvas[:, start : start + height, start : start + width] = x
     squares = canvas.unfold(1, kernel, window_size).unfold(2, kernel, window_size)
@@ -213,8 +216,14 @@ def attend_neighborhood(
     if torch.is_grad_enabled() and kv.requires_grad:
         # the squares repeat each patch 4 or 9 times: cut again in the backward pass, not kept
         return checkpoint(
-            _attend_squares, q, kv, outside, num_heads, near,
-            use_reentrant=False, preserve_rng_state=False,
+            _attend_squares,
+            q,
+            kv,
+            outside,
+            num_heads,
+            near,
+            use_reentrant=False,
+            preserve_rng_state=False,
         )
     return _attend_squares(q, kv, outside, num_heads, near)
 

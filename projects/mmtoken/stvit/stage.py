@@ -27,15 +27,17 @@ from .blocks import (
     Plan,
     RecoverStep,
     RefineStep,
+    ShiftedStep,
 )
 from .recovery import TILE, plan_recovery
 from .semantic_tokens import Geometry, crop_index, hide, plan_neighborhood, visible_keys
 from .swin import PatchMerging, SwinBlock, shift_mask
 
-# A dumbbell unit: image tokens, semantic tokens, image tokens
+# A dumbbell unit: image tokens, semantic tokens, image tokens again
 UNIT = ('local', 'generate', 'refine', 'semantic_local', 'semantic_global', 'recover')
 STEPS = {
     'local': LocalStep,
+    'shifted': ShiftedStep,
     'generate': GenerateStep,
     'refine': RefineStep,
     'semantic_local': LocalSemanticStep,
@@ -97,18 +99,19 @@ class SwinStage(nn.Module):
 
 
 class SemanticStage(nn.Module):
-    """Units that pass from patches to semantic tokens and back.
+    """Named steps that pass from patches to semantic tokens and, maybe, back.
 
     Args:
         number: Of the stage, counted from 1, for the recorder.
         dim: C.
         num_heads: Heads; they divide ``dim``.
+        steps: Names in ``STEPS``, in order.
         drop_paths: Stochastic depth of each step.
         flavour: ``'dense'``: every attention sees a neighbourhood; ``'classification'``: the
             first generation step sees pooled tokens and a crop, the other steps see everything.
         mask: See :func:`~mmtoken.stvit.semantic_tokens.visible_keys`.
         residual: Keep pooled tokens beside what the first generation step gathers.
-        use_global_center: Add a learned map to the queries of the second step of the first unit.
+        use_global_center: Add a learned map to the queries of the first ``'refine'``.
         window_size: w.
         semantic_window: s.
         key_windows: Sides of the squares that the two generation steps see, in patches, and of
@@ -120,7 +123,8 @@ class SemanticStage(nn.Module):
     Shape:
         - x: ``(B, N, C)``; hw: the map.
         - run: Calls a step with arguments; a backbone checkpoints there.
-        - returns: ``(B, N, C)`` before the merging, which the backbone calls.
+        - returns: before the merging, which the backbone calls, patches ``(B, N, C)``, or semantic
+          tokens ``(B, S, C)`` where no ``'recover'`` comes last.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class SemanticStage(nn.Module):
         number: int,
         dim: int,
         num_heads: int,
+        steps: Sequence[str],
         drop_paths: Sequence[float],
         flavour: str,
         mask: str,
@@ -147,12 +152,12 @@ class SemanticStage(nn.Module):
         self.window_size = window_size
         self.semantic_window = semantic_window
         self.key_windows = key_windows
-        self.steps = UNIT * (len(drop_paths) // len(UNIT))
+        self.steps = tuple(steps)
 
         def build(step: str, drop_path: float) -> nn.Module:
             rates = dict(mlp_ratio=mlp_ratio, drop_path=drop_path)
-            if step == 'local':
-                return LocalStep(dim, num_heads, window_size, **rates)
+            if step in ('local', 'shifted'):
+                return STEPS[step](dim, num_heads, window_size, **rates)
             if step == 'generate':
                 return GenerateStep(dim, num_heads, residual, layer_scale=layer_scale, **rates)
             return STEPS[step](dim, num_heads, layer_scale=layer_scale, **rates)
@@ -175,7 +180,7 @@ class SemanticStage(nn.Module):
             x, semantic = run(block, x, semantic, plan, *extra)
             self._note(step, plan, semantic, units)
         record_stage(self.number, units=units)
-        return x
+        return x if semantic is None else semantic
 
     def plan(self, hw: HW, device: torch.device, dtype: torch.dtype) -> Plan:
         """What all units share at this size; biases are rules of the sizes alone."""
@@ -191,14 +196,20 @@ class SemanticStage(nn.Module):
         # one tile, so that all weights of a patch are seen together
         tile = max(geometry.grid) if is_recording_attention() else TILE
         recover = recover if dense else None
+        tiles, shift = [], None
+        if 'recover' in self.steps:
+            tiles = plan_recovery(geometry, recover, mask, device, dtype, tile)
+        if 'shifted' in self.steps and min(hw) > self.window_size:
+            shift = shift_mask(hw, self.window_size, self.window_size // 2, device, dtype)
         return Plan(
             geometry=geometry,
             ignore_padding=mask == 'exact',
             near=plan_neighborhood(geometry, near, mask, device, dtype) if dense else None,
             far=plan_neighborhood(geometry, far, mask, device, dtype) if dense else None,
             crops=None if dense else crop_index(geometry, CROP_REACH, device),
-            tiles=plan_recovery(geometry, recover, mask, device, dtype, tile),
+            tiles=tiles,
             semantic_bias=semantic_bias,
+            shift_mask=shift,
         )
 
     def _note(self, step: str, plan: Plan, semantic: Tensor | None, units: list[dict]) -> None:
@@ -206,9 +217,9 @@ class SemanticStage(nn.Module):
         if not is_recording():
             return
         geometry = plan.geometry
-        if step == 'local':
+        if step == 'generate':
             units.append(dict(hw=geometry.hw, semantic_hw=geometry.semantic_hw))
-        elif step == 'semantic_global':
+        if semantic is not None:  # the last ones of a unit stay
             units[-1]['semantic_tokens'] = semantic
         weights = last_attention()
         if weights is None or step not in ('generate', 'refine', 'recover'):

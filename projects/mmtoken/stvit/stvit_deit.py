@@ -1,0 +1,236 @@
+"""STViT on DeiT: 16 semantic tokens instead of 196 patches (arXiv:2303.08685, Sec. 3).
+
+The authors released neither code nor weights for it. Known: four layers on 14x14 patches, two
+generation steps, six layers on 4x4 tokens, their mean to the classifier, no class token; this gives
+the published 0.522, 1.907 and 7.263 G multiply-adds. Known from a snippet by the author: how a
+token is pooled from its 4x4 patches (:class:`SpatialPooling`). Left out, because nothing more is
+known of it: a learned offset of these windows. Guessed: that queries, keys and branches are as in
+the released code of STViT-R (one norm for queries and keys, layer scale, MLP), the position
+embedding of the patches, and the names of parameters.
+
+Letters: B batch, N = H*W patches, S semantic tokens, C channels, w side of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..common.backbone import Backbone, as_maps, resolve_arch
+from ..common.blocks import drop_path_rates
+from ..common.checks import HW, check_divides, check_image
+from ..common.recorder import record_stage, start_record
+from ..common.transformer import TransformerBlock
+from .backbone import init_swin_weights
+from .blocks import Plan, RefineStep, SemanticBlock, attend_all
+from .semantic_tokens import Geometry
+from .swin import HIDDEN
+
+ARCHS = {
+    'tiny': dict(embed_dims=192, num_heads=3, depths=(4, 8)),
+    'small': dict(embed_dims=384, num_heads=6, depths=(4, 8)),
+    'base': dict(embed_dims=768, num_heads=12, depths=(4, 8)),
+}
+NORM_EPS = 1e-6
+PATCH = 16
+TRAINED_GRID = 14  # patches of a side at 224x224
+WINDOW = 4  # patches of a side that become one token
+
+
+class SpatialPooling(nn.Module):
+    """One token per window: a mean of its patches with learned weights.
+
+    The map is padded with zeros on all sides to whole windows; padding weighs next to nothing.
+
+    Args:
+        dim: C.
+        window_size: w.
+
+    Shape:
+        - x: ``(B, N, C)``; hw: the map.
+        - returns: ``(B, S, C)`` with ``S = ceil(H / w) * ceil(W / w)``.
+    """
+
+    def __init__(self, dim: int, window_size: int = WINDOW) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.act = nn.GELU()
+        self.score = nn.Linear(dim, 1, bias=False)
+
+    def forward(self, x: Tensor, hw: HW) -> Tensor:
+        windows = self._windows(x.transpose(1, 2).unflatten(2, hw))  # B*S C w w
+        inside = self._windows(x.new_ones(1, 1, *hw)).flatten(2)  # S 1 w*w
+        features = self.dwconv(windows).flatten(2).transpose(1, 2)
+        logits = self.score(self.act(self.norm(features))).transpose(1, 2)  # B*S 1 w*w
+        logits = logits + HIDDEN * (1 - inside).repeat(len(x), 1, 1)
+        pooled = logits.softmax(-1) @ windows.flatten(2).transpose(1, 2)
+        return pooled.squeeze(1).unflatten(0, (len(x), -1))
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` -> ``(B * S, C, w, w)``, padding split between opposite sides."""
+        size = self.window_size
+        rows, cols = -x.shape[2] % size, -x.shape[3] % size
+        x = F.pad(x, (cols // 2, cols - cols // 2, rows // 2, rows - rows // 2))
+        x = x.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # B C rows w columns w
+        return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+class PooledGenerateStep(SemanticBlock):
+    """Pooled tokens attend to all patches; see :class:`~mmtoken.stvit.blocks.GenerateStep`.
+
+    Args:
+        dim: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
+        num_heads: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
+        mlp_ratio: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
+        drop_path: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
+        layer_scale: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        layer_scale: float = 1e-5,
+    ) -> None:
+        super().__init__(dim, num_heads, mlp_ratio, drop_path, layer_scale)
+        self.pool = SpatialPooling(dim)
+
+    def forward(self, patches: Tensor, hw: HW) -> Tensor:
+        pooled = self.pool(patches, hw)
+        out = self.attend(pooled, patches, attend_all)
+        return self.feed_forward(pooled + self.drop_path(out))
+
+
+@MODELS.register_module()
+class STViTDeiT(Backbone):
+    """Semantic-Token Vision Transformer on DeiT.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``embed_dims``, ``num_heads`` and
+            ``depths``, the layers on patches and those from the generation on, at least two.
+        use_global_center: Add a learned map to the queries of the second generation step.
+        mlp_ratio: Hidden width of the MLPs per channel.
+        layer_scale: Initial value of the scale of the branches of the generation steps.
+        in_channels: Channels of the image.
+        out_indices: 0: the patches, 1: the semantic tokens; what comes later is not built.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        frozen_stages: See :class:`~mmtoken.common.backbone.Backbone`; of two stages.
+        norm_eval: See :class:`~mmtoken.common.backbone.Backbone`; there are no batch norms.
+        with_cp: See :class:`~mmtoken.common.backbone.Backbone`.
+        init_cfg: See :class:`~mmtoken.common.backbone.Backbone`.
+
+    Shape:
+        - image: ``(B, in_channels, H, W)`` of any size from 16x16 on, padded with zeros to
+          multiples of 16; position embeddings are resized.
+        - returns: a tuple of maps ``(B, C, ceil(H / s), ceil(W / s))`` with the strides s of
+          ``out_strides``, 16 and 64; 4x4 tokens at 224x224.
+
+    Raises:
+        ValueError: Arguments or an input out of range; the message says how to mend it.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'small',
+        use_global_center: bool = True,
+        mlp_ratio: float = 4.0,
+        layer_scale: float = 1e-5,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (1,),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(2, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
+        dim, heads, depths = spec['embed_dims'], spec['num_heads'], tuple(spec['depths'])
+        check_divides('num_heads', heads, 'embed_dims', dim)
+        if len(depths) != 2 or depths[0] < 1 or depths[1] < 2:
+            raise ValueError(
+                'depths must be the layers on patches, at least 1, and those from the generation '
+                f'on, at least 2, got {depths}; (4, 8) is published'
+            )
+        self.in_channels = in_channels
+        self.out_channels = self.select((dim, dim))
+        self.out_strides = self.select((PATCH, PATCH * WINDOW))
+        base, later = drop_path_rates(drop_path_rate, depths)
+
+        self.patch_embed = nn.Conv2d(in_channels, dim, PATCH, PATCH)
+        position = torch.empty(1, TRAINED_GRID**2, dim)
+        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(position, std=0.02))
+        self.stage_modules.append(['patch_embed', 'pos_embed'])
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio, p) for p in base)
+        self.stage_modules.append(['blocks', *self._add_norm(0, dim)])
+        self.semantic_blocks = nn.ModuleList()
+        self.global_center = None
+        if max(self.out_indices) == 1:
+            make = dict(mlp_ratio=mlp_ratio, layer_scale=layer_scale)
+            self.semantic_blocks += [
+                PooledGenerateStep(dim, heads, drop_path=later[0], **make),
+                RefineStep(dim, heads, drop_path=later[1], **make),
+                *(TransformerBlock(dim, heads, mlp_ratio, p) for p in later[2:]),
+            ]
+            if use_global_center:
+                center = torch.empty(1, (-(-TRAINED_GRID // WINDOW)) ** 2, dim)
+                self.global_center = nn.Parameter(nn.init.trunc_normal_(center, std=0.02))
+            names = ['semantic_blocks', 'global_center', *self._add_norm(1, dim)]
+            self.stage_modules.append(names)
+        self.depths = depths[: len(self.stage_modules) - 1]
+        self.apply(init_swin_weights)
+        self.finish()
+
+    def _add_norm(self, stage: int, dim: int) -> list[str]:
+        if stage not in self.out_indices:
+            return []
+        self.add_module(f'norm{stage}', nn.LayerNorm(dim, eps=NORM_EPS))
+        return [f'norm{stage}']
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return one map per entry of ``out_indices``."""
+        check_image(image, self.in_channels, PATCH, 'one patch')
+        start_record()
+        image = F.pad(image, (0, -image.shape[3] % PATCH, 0, -image.shape[2] % PATCH))
+        grid = self.patch_embed(image)
+        hw = tuple(grid.shape[2:])
+        x = grid.flatten(2).transpose(1, 2) + self._positions(hw)
+        for block in self.blocks:
+            x = self.run_block(block, x)
+        maps = [(x, hw)]
+        if len(self.semantic_blocks):
+            maps.append(self._semantic(x, hw))
+        return as_maps(
+            getattr(self, f'norm{stage}')(tokens).transpose(1, 2).unflatten(2, sides)
+            for stage, (tokens, sides) in enumerate(maps)
+            if stage in self.out_indices
+        )
+
+    def _semantic(self, patches: Tensor, hw: HW) -> tuple[Tensor, HW]:
+        """Generate the tokens and let them attend to each other."""
+        generate, refine, *rest = self.semantic_blocks
+        geometry = Geometry(hw, WINDOW, 1)
+        plan = Plan(geometry, False, None, None, None, [], None)
+        x = self.run_block(generate, patches, hw)
+        _, x = self.run_block(refine, patches, x, plan, self.global_center)
+        for block in rest:
+            x = self.run_block(block, x)
+        unit = dict(hw=hw, semantic_hw=geometry.semantic_hw, semantic_tokens=x)
+        record_stage(2, units=[unit])
+        return x, geometry.semantic_hw
+
+    def _positions(self, hw: HW) -> Tensor:
+        """Position embeddings of a map, ``(1, N, C)``."""
+        if hw == (TRAINED_GRID, TRAINED_GRID):
+            return self.pos_embed
+        grid = self.pos_embed.transpose(1, 2).unflatten(2, (TRAINED_GRID, TRAINED_GRID))
+        grid = F.interpolate(grid, hw, mode='bicubic', align_corners=False)
+        return grid.flatten(2).transpose(1, 2)
