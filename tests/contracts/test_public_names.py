@@ -9,7 +9,8 @@ from mmtoken import MTA, PaCaViT, TCFormer
 
 def test_package():
     assert set(mmtoken.__all__) == {
-        *('MTA', 'PaCaViT', 'RoleOptimWrapperConstructor', 'TCFormer', 'record_tokens')
+        *('MTA', 'PaCaViT', 'RoleOptimWrapperConstructor', 'TCFormer', 'record_tokens'),
+        *('STViTDeiT', 'STViTR', 'STViTSwin'),
     }
     assert all(hasattr(mmtoken, name) for name in mmtoken.__all__)
 

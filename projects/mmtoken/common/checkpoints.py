@@ -228,8 +228,8 @@ def load_state_dict_strict(
         hint = getattr(model, 'mismatch_hint', lambda _state: '')(state)
         raise ValueError(
             f'{source} does not fit {type(model).__name__} ({report}):\n{report.details()}\n'
-            f'{hint and hint + " "}Nothing was loaded. Use the checkpoint of this architecture, or declare the '
-            "differences: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=..., "
+            f'{hint and hint + " "}Nothing was loaded. Use the checkpoint of this architecture, or '
+            "declare the differences: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=..., "
             "reinitialize=('regex',), ignore=('regex',))"
         )
     with torch.no_grad():

@@ -31,7 +31,7 @@ SEMANTIC_STAGE = 2  # counted from 0
 
 @MODELS.register_module()
 class STViTR(Backbone):
-    """Semantic-Token Vision Transformer with Recovery, on Swin.
+    r"""Semantic-Token Vision Transformer with Recovery, on Swin.
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``embed_dims`` (of the first
@@ -63,7 +63,7 @@ class STViTR(Backbone):
         norm_eval: See :class:`~mmtoken.common.backbone.Backbone`; the stem has batch norms.
         with_cp: See :class:`~mmtoken.common.backbone.Backbone`.
         init_cfg: See :class:`~mmtoken.common.backbone.Backbone`. Classification weights start a
-            dense model with ``ignore=(r'norm\\.',), reinitialize=(r'norm\\d\\.',)``.
+            dense model with ``ignore=(r'norm\.',), reinitialize=(r'norm\d\.',)``.
 
     Shape:
         - image: ``(B, in_channels, H, W)`` of any size from one patch of the last stage on.
@@ -195,15 +195,13 @@ class STViTR(Backbone):
 
     def mismatch_hint(self, state: dict[str, Tensor]) -> str:
         """What is wrong with the arguments, where a file's keys tell; for error messages."""
-        found = 'classification' if 'norm.weight' in state else 'dense'
-        told = 'norm.weight' in state or 'norm3.weight' in state
-        if told and found != self.flavour:
-            how = (
-                ", or, to start from it, declare ignore=(r'norm\\.',), reinitialize=(r'norm\\d\\.',)"
-                if found == 'classification'
-                else ''
+        if self.flavour == 'dense' and 'norm.weight' in state:
+            return (
+                "The file is of flavour='classification', the model of 'dense': change that, or, "
+                r"to start from it, declare ignore=(r'norm\.',), reinitialize=(r'norm\d\.',)."
             )
-            return f'The file is of flavour={found!r}, the model of {self.flavour!r}: change that{how}.'
+        if self.flavour == 'classification' and 'norm3.weight' in state:
+            return "The file is of flavour='dense', the model of 'classification': change that."
         has_center = f'layers.{SEMANTIC_STAGE}.semantic_token2' in state
         stage = self.layers[SEMANTIC_STAGE] if len(self.layers) > SEMANTIC_STAGE else None
         if stage is not None and has_center != (stage.semantic_token2 is not None):

@@ -6,8 +6,10 @@ and masks are the numbers that the released code adds. Same names, same results,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.checks import HW
@@ -19,7 +21,7 @@ MASKED = -1000.0  # what the released code adds to the logits of hidden keys
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:
-    """``(N, C)`` queries, ``(M, C)`` keys and values, one head at a time; bias ``(h or 1, N, M)``."""
+    """``(N, C)`` queries, ``(M, C)`` keys and values, head by head; bias ``(h or 1, N, M)``."""
     heads = []
     for h, (qh, kh, vh) in enumerate(zip(*(x.chunk(num_heads, -1) for x in (q, k, v)))):
         logits = qh @ kh.T / qh.shape[-1] ** 0.5
@@ -172,7 +174,7 @@ def attend_tiles(
     return out
 
 
-def window_attention(module, x: Tensor, shift: int) -> Tensor:
+def window_attention(module: nn.Module, x: Tensor, shift: int) -> Tensor:
     """Each patch to those of its shifted window that a roll did not bring there from far."""
     size, heads = module.window_size, module.num_heads
     height, width = x.shape[1:3]
@@ -206,14 +208,14 @@ def window_attention(module, x: Tensor, shift: int) -> Tensor:
     return module.proj(out)
 
 
-def swin_block(block, x: Tensor, hw: HW, shift: int) -> Tensor:
+def swin_block(block: nn.Module, x: Tensor, hw: HW, shift: int) -> Tensor:
     """Pre-norm attention and MLP."""
     attended = window_attention(block.attn, block.norm1(x).unflatten(1, hw), shift)
     x = x + attended.flatten(1, 2)
     return x + block.mlp(block.norm2(x))
 
 
-def patch_merging(module, x: Tensor, hw: HW) -> tuple[Tensor, HW]:
+def patch_merging(module: nn.Module, x: Tensor, hw: HW) -> tuple[Tensor, HW]:
     """The four patches of each 2x2 square, row by row inside column by column."""
     grid = F.pad(x.unflatten(1, hw), (0, 0, 0, hw[1] % 2, 0, hw[0] % 2))
     four = [grid[:, row::2, col::2] for row, col in ((0, 0), (1, 0), (0, 1), (1, 1))]
@@ -221,28 +223,118 @@ def patch_merging(module, x: Tensor, hw: HW) -> tuple[Tensor, HW]:
     return module.reduction(module.norm(merged)).flatten(1, 2), tuple(merged.shape[1:3])
 
 
-def feed_forward(block, x: Tensor) -> Tensor:
+def feed_forward(block: nn.Module, x: Tensor) -> Tensor:
     """The scaled MLP branch."""
     return x + block.layer_scale_2 * block.mlp(block.norm2(x))
 
 
-def _project(block, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _project(block: nn.Module, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys with values, and those of a padded token, which is zero before the norm."""
     attn = block.attn
     outside = attn.kv(block.norm1(query.new_zeros(query.shape[-1])))
     return attn.q(block.norm1(query)), attn.kv(block.norm1(context)), outside
 
 
-def _branch(block, out: Tensor) -> Tensor:
+def _branch(block: nn.Module, out: Tensor) -> Tensor:
     return block.layer_scale_1 * block.attn.proj(out)
 
 
-def semantic_unit(stage, blocks: dict, x: Tensor, hw: HW, center: Tensor | None) -> Tensor:
+def hidden_tokens(geometry: Geometry, mask: str, like: Tensor) -> Tensor:
+    """What is added to the logits of each semantic token where all of them are keys, ``(S,)``."""
+    if mask != 'exact':  # released masks know nothing of semantic tokens among each other
+        return like.new_zeros(geometry.semantic_hw).flatten()
+    places = windows(geometry.semantic_hw)
+    return like.new_tensor([mask_value(geometry, 'semantic', mask, *at) for at in places])
+
+
+def attend_to_all(q: Tensor, kv: Tensor, num_heads: int, added: Tensor) -> Tensor:
+    """``(B, N, C)`` queries, ``(B, M, 2C)`` keys and values, ``(M,)`` added to the logits."""
+    samples = [attend(a, *b.chunk(2, -1), num_heads, added[None, None]) for a, b in zip(q, kv)]
+    return torch.stack(samples)
+
+
+def generate(
+    block: nn.Module, x: Tensor, geometry: Geometry, mask: str, kernel: int | None
+) -> Tensor:
+    """Semantic tokens from patches; a kernel of None stands for the crops of classification."""
+    heads, image = block.attn.num_heads, x.unflatten(1, geometry.hw)
+    pooled = pool_windows(image, geometry, mask == 'exact')
+    if kernel is None:
+        q, kv, _ = _project(block, pooled, torch.cat((pooled.flatten(1, 2), x), 1))
+        out = _branch(block, attend_crops(q, kv, heads, geometry, mask))
+    else:
+        q, kv, outside = _project(block, pooled, image)
+        found = attend_neighborhood(q, kv, outside, heads, geometry, kernel, mask)
+        out = _branch(block, found)
+    return feed_forward(block, (pooled + out if block.residual else out).flatten(1, 2))
+
+
+def refine(
+    block: nn.Module,
+    s: Tensor,
+    x: Tensor,
+    geometry: Geometry,
+    mask: str,
+    kernel: int | None,
+    center: Tensor | None,
+) -> Tensor:
+    """Semantic tokens look at patches again; a kernel of None: at all, and at themselves."""
+    heads = block.attn.num_heads
+    if kernel is None:
+        context = torch.cat((s, x), 1)
+        if center is not None:
+            s = s + resize_center(center, geometry)
+        added = F.pad(hidden_tokens(geometry, mask, x), (0, x.shape[1]))
+        q, kv, _ = _project(block, s, context)
+        out = attend_to_all(q, kv, heads, added)
+    else:
+        tokens, image = s.unflatten(1, geometry.semantic_hw), x.unflatten(1, geometry.hw)
+        q, kv, outside = _project(block, tokens, image)
+        out = attend_neighborhood(q, kv, outside, heads, geometry, kernel, mask).flatten(1, 2)
+    return feed_forward(block, s + _branch(block, out))
+
+
+def attend_locally(block: nn.Module, s: Tensor, geometry: Geometry, mask: str) -> Tensor:
+    """Semantic tokens look at those of their window."""
+    side, hw = geometry.semantic_window, geometry.semantic_hw
+    q, kv, _ = _project(block, s, s)
+    hidden = hidden_tokens(geometry, mask, s).view(hw)
+    out = torch.zeros_like(q).unflatten(1, hw)
+    for row, col in windows(geometry.grid):
+        at = (slice(row * side, row * side + side), slice(col * side, col * side + side))
+        for b in range(len(q)):
+            own_q, own_kv = (t[b].unflatten(0, hw)[at].flatten(0, 1) for t in (q, kv))
+            added = hidden[at].flatten()[None, None]
+            found = attend(own_q, *own_kv.chunk(2, -1), block.attn.num_heads, added)
+            out[(b, *at)] = found.view(side, side, -1)
+    return feed_forward(block, s + _branch(block, out.flatten(1, 2)))
+
+
+def attend_globally(block: nn.Module, s: Tensor, geometry: Geometry, mask: str) -> Tensor:
+    """Semantic tokens look at each other."""
+    q, kv, _ = _project(block, s, s)
+    out = attend_to_all(q, kv, block.attn.num_heads, hidden_tokens(geometry, mask, s))
+    return feed_forward(block, s + _branch(block, out))
+
+
+def recover(
+    block: nn.Module, x: Tensor, s: Tensor, geometry: Geometry, mask: str, kernel: int | None
+) -> Tensor:
+    """Patches look at semantic tokens; a kernel of None: at all."""
+    image, tokens = x.unflatten(1, geometry.hw), s.unflatten(1, geometry.semantic_hw)
+    q, kv, outside = _project(block, image, tokens)
+    out = attend_tiles(q, kv, outside, block.attn.num_heads, geometry, kernel, mask)
+    return feed_forward(block, x + _branch(block, out.flatten(1, 2)))
+
+
+def semantic_unit(
+    stage: nn.Module, blocks: Sequence[nn.Module], x: Tensor, hw: HW, center: Tensor | None
+) -> Tensor:
     """The six steps of a dumbbell unit, in the words of the paper.
 
     Args:
         stage: The stage, for its arguments.
-        blocks: Name of a step to its block.
+        blocks: The six steps.
         x: ``(B, N, C)``.
         hw: The map.
         center: The global centre, of classification models, or None.
@@ -251,67 +343,18 @@ def semantic_unit(stage, blocks: dict, x: Tensor, hw: HW, center: Tensor | None)
         ``(B, N, C)``.
     """
     geometry = Geometry(hw, stage.window_size, stage.semantic_window)
-    dense, (k1, k2, k3) = stage.flavour == 'dense', stage.key_windows
+    dense = stage.flavour == 'dense'
     mask = 'exact' if stage.mask == 'released' and not dense else stage.mask
-    x = swin_block(blocks['local'], x, hw, 0)
-
-    block = blocks['generate']
-    heads, image = block.attn.num_heads, x.unflatten(1, hw)
-    pooled = pool_windows(image, geometry, mask == 'exact')
-    if dense:
-        q, kv, outside = _project(block, pooled, image)
-        out = attend_neighborhood(q, kv, outside, heads, geometry, k1, mask)
-    else:
-        q, kv, _ = _project(block, pooled, torch.cat((pooled.flatten(1, 2), x), 1))
-        out = attend_crops(q, kv, heads, geometry, mask)
-    out = _branch(block, out)
-    s = feed_forward(block, (pooled + out if block.residual else out).flatten(1, 2))
-
-    hidden = None  # semantic tokens of padding, hidden by an exact mask alone
-    if mask == 'exact':
-        places = windows(geometry.semantic_hw)
-        hidden = x.new_tensor([mask_value(geometry, 'semantic', mask, *at) for at in places])
-
-    block = blocks['refine']
-    if dense:
-        q, kv, outside = _project(block, s.unflatten(1, geometry.semantic_hw), image)
-        out = attend_neighborhood(q, kv, outside, heads, geometry, k2, mask).flatten(1, 2)
-    else:
-        context, added = torch.cat((s, x), 1), None
-        if center is not None:
-            s = s + resize_center(center, geometry)
-        if hidden is not None:
-            added = F.pad(hidden, (0, x.shape[1]))[None, None]
-        q, kv, _ = _project(block, s, context)
-        out = torch.stack([attend(a, *b.chunk(2, -1), heads, added) for a, b in zip(q, kv)])
-    s = feed_forward(block, s + _branch(block, out))
-
-    block = blocks['semantic_local']
-    side, hw_s = geometry.semantic_window, geometry.semantic_hw
-    q, kv, _ = _project(block, s, s)
-    out = torch.zeros_like(q).unflatten(1, hw_s)
-    for row, col in windows(geometry.grid):
-        at = (slice(row * side, row * side + side), slice(col * side, col * side + side))
-        added = None if hidden is None else hidden.view(hw_s)[at].flatten()[None, None]
-        for b in range(len(q)):
-            own_q, own_kv = (t[b].unflatten(0, hw_s)[at].flatten(0, 1) for t in (q, kv))
-            found = attend(own_q, *own_kv.chunk(2, -1), heads, added)
-            out[(b, *at)] = found.view(side, side, -1)
-    s = feed_forward(block, s + _branch(block, out.flatten(1, 2)))
-
-    block = blocks['semantic_global']
-    q, kv, _ = _project(block, s, s)
-    added = None if hidden is None else hidden[None, None]
-    out = torch.stack([attend(a, *b.chunk(2, -1), heads, added) for a, b in zip(q, kv)])
-    s = feed_forward(block, s + _branch(block, out))
-
-    block = blocks['recover']
-    q, kv, outside = _project(block, image, s.unflatten(1, hw_s))
-    out = attend_tiles(q, kv, outside, heads, geometry, k3 if dense else None, mask)
-    return feed_forward(block, x + _branch(block, out.flatten(1, 2)))
+    near, far, back = stage.key_windows if dense else (None, None, None)
+    x = swin_block(blocks[0], x, hw, 0)
+    s = generate(blocks[1], x, geometry, mask, near)
+    s = refine(blocks[2], s, x, geometry, mask, far, center)
+    s = attend_locally(blocks[3], s, geometry, mask)
+    s = attend_globally(blocks[4], s, geometry, mask)
+    return recover(blocks[5], x, s, geometry, mask, back)
 
 
-def stvit_r(model, image: Tensor) -> tuple[Tensor, ...]:
+def stvit_r(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
     """A whole backbone in eval mode, with drop path off."""
     image = F.pad(image, (0, -image.shape[3] % 4, 0, -image.shape[2] % 4))
     x = model.patch_embed.proj(image)
@@ -321,8 +364,7 @@ def stvit_r(model, image: Tensor) -> tuple[Tensor, ...]:
         if hasattr(stage, 'steps'):
             center = stage.semantic_token2
             for first in range(0, len(stage.blocks), 6):
-                blocks = dict(zip(stage.steps[first : first + 6], stage.blocks[first : first + 6]))
-                x = semantic_unit(stage, blocks, x, hw, center)
+                x = semantic_unit(stage, stage.blocks[first : first + 6], x, hw, center)
                 center = None
         else:
             for i, block in enumerate(stage.blocks):

@@ -23,7 +23,12 @@ from torch.nn import functional as F
 from ..common.backbone import Backbone, as_maps, resolve_arch
 from ..common.blocks import drop_path_rates
 from ..common.checks import HW, check_divides, check_image
-from ..common.recorder import record_stage, start_record
+from ..common.recorder import (
+    is_recording_attention,
+    last_attention,
+    record_stage,
+    start_record,
+)
 from ..common.transformer import TransformerBlock
 from .backbone import init_swin_weights
 from .blocks import Plan, RefineStep, SemanticBlock, attend_all
@@ -219,12 +224,16 @@ class STViTDeiT(Backbone):
         generate, refine, *rest = self.semantic_blocks
         geometry = Geometry(hw, WINDOW, 1)
         plan = Plan(geometry, False, None, None, None, [], None)
+        unit = dict(hw=hw, semantic_hw=geometry.semantic_hw)
         x = self.run_block(generate, patches, hw)
+        if is_recording_attention():
+            unit['generate'] = last_attention().mean(1)
         _, x = self.run_block(refine, patches, x, plan, self.global_center)
+        if is_recording_attention():
+            unit['refine'] = last_attention().mean(1)[..., -patches.shape[1] :]
         for block in rest:
             x = self.run_block(block, x)
-        unit = dict(hw=hw, semantic_hw=geometry.semantic_hw, semantic_tokens=x)
-        record_stage(2, units=[unit])
+        record_stage(2, units=[dict(unit, semantic_tokens=x)])
         return x, geometry.semantic_hw
 
     def _positions(self, hw: HW) -> Tensor:

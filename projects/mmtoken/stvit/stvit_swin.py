@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from ..common.blocks import drop_path_rates
 from ..common.checks import HW, check_choice, check_image
 from ..common.recorder import start_record
 from .backbone import NUM_STAGES, SEMANTIC_STAGE, STRIDES, check_pyramid, init_swin_weights
+from .blocks import Plan
 from .semantic_tokens import MASKS, Geometry
 from .stage import SemanticStage, SwinStage
 from .swin import NORM_EPS, ConvStem
@@ -179,9 +179,9 @@ class STViTSwin(Backbone):
                 x, hw = layer.downsample(x, hw)
         return as_maps(maps)
 
-    def _attend_tokens(self, layer: nn.Module, x: Tensor, plan) -> Tensor:
+    def _attend_tokens(self, layer: nn.Module, x: Tensor, plan: Plan) -> Tensor:
         """The last stage, which sees no patches."""
-        patches = torch.empty(0)
+        patches = x[:, :0]
         for block in layer.blocks:
             _, x = self.run_block(block, patches, x, plan)
         return x

@@ -1,0 +1,42 @@
+"""Windows: what is cut can be put together, whatever the remainder."""
+
+import pytest
+import torch
+from mmtoken.common.windows import (
+    merge_windows,
+    pad_to_windows,
+    partition_windows,
+    window_grid,
+    window_padding,
+)
+
+SIZES = [(1, 1), (7, 7), (5, 9), (14, 8), (3, 21)]
+
+
+@pytest.mark.parametrize('hw', SIZES)
+@pytest.mark.parametrize('size', [1, 2, 7])
+def test_round_trip_is_exact(hw, size):
+    x = torch.randn(2, *hw, 3)
+    windows = partition_windows(pad_to_windows(x, size), size)
+    rows, cols = window_grid(hw, size)
+    assert windows.shape == (2 * rows * cols, size * size, 3)
+    torch.testing.assert_close(merge_windows(windows, size, hw), x, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize('hw', SIZES)
+def test_window_by_window(hw):
+    x = pad_to_windows(torch.randn(2, *hw, 3), 7)
+    rows, cols = window_grid(hw, 7)
+    windows = iter(partition_windows(x, 7))
+    for sample in x:
+        for row in range(rows):
+            for col in range(cols):
+                own = sample[7 * row : 7 * row + 7, 7 * col : 7 * col + 7]
+                assert torch.equal(next(windows), own.reshape(49, 3))
+
+
+def test_padding_has_the_value_and_the_place():
+    x = pad_to_windows(torch.zeros(1, 5, 7, 2), 4, value=3.0)
+    assert window_padding((5, 7), 4) == (3, 1)
+    assert x.shape == (1, 8, 8, 2)
+    assert x[:, 5:].eq(3).all() and x[:, :, 7:].eq(3).all() and x[:, :5, :7].eq(0).all()

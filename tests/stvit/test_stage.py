@@ -1,0 +1,39 @@
+"""Dumbbell units against their twin, step by step: outputs and gradients in float64."""
+
+import pytest
+from mmtoken.stvit import reference
+from mmtoken.stvit.stage import UNIT, SemanticStage
+from parity import check_equal, rand
+from stvit_tiny import SIZES
+
+MASKS = ['released', 'exact', 'none']
+
+
+def run(block, *args):
+    return block(*args)
+
+
+@pytest.mark.parametrize('hw', SIZES)
+@pytest.mark.parametrize('flavour', ['dense', 'classification'])
+@pytest.mark.parametrize('mask', MASKS)
+def test_units(randomize, flavour, mask, hw):
+    units = 2 if hw == (9, 10) else 1
+    model = SemanticStage(
+        number=3,
+        dim=8,
+        num_heads=2,
+        steps=UNIT * units,
+        drop_paths=[0.0] * 6 * units,
+        flavour=flavour,
+        mask=mask,
+        residual=flavour == 'dense',
+        use_global_center=flavour == 'classification',
+        merges=False,
+    )
+    model = randomize(model).double().eval()
+    x = rand(2, hw[0] * hw[1], 8)
+    want, center = x, model.semantic_token2
+    for first in range(0, 6 * units, 6):
+        blocks = model.blocks[first : first + 6]
+        want, center = reference.semantic_unit(model, blocks, want, hw, center), None
+    check_equal(model(x, hw, run), want, dict(model.named_parameters(), x=x))
