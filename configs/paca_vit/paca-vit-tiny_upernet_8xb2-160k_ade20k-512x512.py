@@ -8,37 +8,16 @@ To start from the authors' ImageNet weights, download them yourself and add
 """
 
 _base_ = [
-    '../_base_/models/segmentor_paca-vit-tiny.py',
+    '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_512x512.py',
     '../_base_/schedules/adamw_160k.py',
     '../_base_/runtimes/mmseg.py',
 ]
 
-# one learning rate for all of it, unlike with the PaCa head
+# Weights of 100 clusters become 200 here: the final clustering layers start anew. One learning rate
+# for all of it, unlike with the PaCa head.
 model = dict(
-    decode_head=dict(
-        type='UPerHead',
-        in_channels=[96, 192, 320, 384],
-        in_index=[0, 1, 2, 3],
-        pool_scales=(1, 2, 3, 6),
-        channels=512,
-        dropout_ratio=0.1,
-        num_classes=150,
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-    ),
-    auxiliary_head=dict(
-        type='FCNHead',
-        in_channels=320,
-        in_index=2,
-        channels=256,
-        num_convs=1,
-        concat_input=False,
-        dropout_ratio=0.1,
-        num_classes=150,
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
-    ),
+    backbone=dict(type='PaCaViT', arch='tiny', num_clusters=(200, 200, 200, 0), drop_path_rate=0.1),
+    decode_head=dict(in_channels=[96, 192, 320, 384]),
+    auxiliary_head=dict(in_channels=320),
 )

@@ -166,6 +166,11 @@ def read_state_dict(path: str | Path, prefix: str = '') -> dict[str, Tensor]:
     return tensors
 
 
+def _as_tuple(patterns: str | Iterable[str]) -> tuple[str, ...]:
+    """One pattern, or several: the letters of a string are none."""
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
 def _matches(key: str, patterns: Iterable[str]) -> bool:
     return any(re.match(pattern, key) for pattern in patterns)
 
@@ -175,8 +180,8 @@ def load_state_dict_strict(
     state: dict[str, Tensor],
     *,
     source: str = 'the state dict',
-    reinitialize: Iterable[str] = (),
-    ignore: Iterable[str] = (),
+    reinitialize: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
 ) -> LoadReport:
     """Copy tensors into ``model``; raise unless every difference was declared.
 
@@ -190,9 +195,9 @@ def load_state_dict_strict(
         model: The module to load into.
         state: Its tensors by name.
         source: Where they come from, for messages.
-        reinitialize: Regular expressions (matched from the start of a key) of model keys that
-            keep their initial value, whether the file has them or not.
-        ignore: Regular expressions of keys in the file to leave out.
+        reinitialize: Regular expression or several (matched from the start of a key) of model
+            keys that keep their initial value, whether the file has them or not.
+        ignore: Regular expression or several of keys in the file to leave out.
 
     Returns:
         The report; it is logged too.
@@ -200,7 +205,8 @@ def load_state_dict_strict(
     Raises:
         ValueError: Undeclared missing, unexpected or mismatched keys, all named.
     """
-    reinitialize, ignore = tuple(reinitialize), (*ignore, *getattr(model, 'checkpoint_ignore', ()))
+    reinitialize = _as_tuple(reinitialize)
+    ignore = (*_as_tuple(ignore), *getattr(model, 'checkpoint_ignore', ()))
     resized: tuple[str, ...] = ()
     if hasattr(model, 'prepare_state_dict'):
         state, resized = model.prepare_state_dict(state)
@@ -245,8 +251,8 @@ def load_checkpoint_strict(
     path: str | Path,
     *,
     prefix: str = '',
-    reinitialize: Iterable[str] = (),
-    ignore: Iterable[str] = (),
+    reinitialize: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
 ) -> LoadReport:
     """:func:`read_state_dict`, then :func:`load_state_dict_strict`."""
     return load_state_dict_strict(

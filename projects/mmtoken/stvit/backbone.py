@@ -31,7 +31,7 @@ SEMANTIC_STAGE = 2  # counted from 0
 
 @MODELS.register_module()
 class STViTR(Backbone):
-    r"""Semantic-Token Vision Transformer with Recovery, on Swin.
+    """Semantic-Token Vision Transformer with Recovery, on Swin.
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``embed_dims`` (of the first
@@ -63,7 +63,7 @@ class STViTR(Backbone):
         norm_eval: See :class:`~mmtoken.common.backbone.Backbone`; the stem has batch norms.
         with_cp: See :class:`~mmtoken.common.backbone.Backbone`.
         init_cfg: See :class:`~mmtoken.common.backbone.Backbone`. Classification weights start a
-            dense model with ``ignore=(r'norm\.',), reinitialize=(r'norm\d\.',)``.
+            dense model with ``ignore='norm', reinitialize='norm'``.
 
     Shape:
         - image: ``(B, in_channels, H, W)`` of any size from one patch of the last stage on.
@@ -198,7 +198,7 @@ class STViTR(Backbone):
         if self.flavour == 'dense' and 'norm.weight' in state:
             return (
                 "The file is of flavour='classification', the model of 'dense': change that, or, "
-                r"to start from it, declare ignore=(r'norm\.',), reinitialize=(r'norm\d\.',)."
+                "to start from it, declare init_cfg=dict(ignore='norm', reinitialize='norm', ...)."
             )
         if self.flavour == 'classification' and 'norm3.weight' in state:
             return "The file is of flavour='dense', the model of 'classification': change that."

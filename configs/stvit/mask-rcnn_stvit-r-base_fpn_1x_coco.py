@@ -1,0 +1,11 @@
+"""Mask R-CNN with STViT-R-Base and FPN on COCO, 12 epochs, 8 GPUs x 2 images.
+
+torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch --amp
+"""
+
+_base_ = './mask-rcnn_stvit-r-tiny_fpn_1x_coco.py'
+
+# drop path as in the authors' cascade
+model = dict(
+    backbone=dict(arch='base', drop_path_rate=0.3), neck=dict(in_channels=[128, 256, 512, 1024])
+)

@@ -1,0 +1,21 @@
+"""STViT-R-Tiny with UPerNet on ADE20K, 512x512, 160k iterations, 8 GPUs x 2 images.
+
+torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch --amp
+
+The authors published no config for ADE20K: this is Swin's recipe. ImageNet weights: see the config
+of the cascade.
+"""
+
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/adamw_160k.py',
+    '../_base_/runtimes/mmseg.py',
+]
+
+# drop path as in the authors' detectors, of which there is no tiny one: small's
+model = dict(
+    backbone=dict(type='STViTR', arch='tiny', drop_path_rate=0.2),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)
