@@ -328,5 +328,7 @@ def test_stage_columns_of_the_specification():
 
 
 def test_published_convention_needs_tcformer():
-    with pytest.raises(ValueError, match="that of TCFormer or PaCa-ViT, got a Linear .* 'exact'"):
+    with pytest.raises(
+        ValueError, match="that of TCFormer, PaCa-ViT or STViT-R, got a Linear .* 'exact'"
+    ):
         count_as_published(nn.Linear(2, 2), lambda: None)

@@ -26,7 +26,7 @@ from _models import (
     read_config,
     run,
 )
-from mmtoken.analysis import pacavit_counter, tcformer_counter
+from mmtoken.analysis import pacavit_counter, stvit_counter, tcformer_counter
 from mmtoken.analysis.complexity import Complexity, count_complexity, format_table
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -35,17 +35,23 @@ CONVENTIONS = {
     'exact': 'one multiply + one add = 1; matrix products, convolutions, attention, clustering '
     '(distances N M C, scores, weighted sums), sums of token transforms; biases, norms, '
     'activations, pooling and sorting count 0',
-    'original': "inferred from the sums that TCFormer's authors published: biases of convolutions, "
+    'original': 'TCFormer: inferred from the sums that were published: biases of convolutions, '
     '2 per normalised number, N^2 (C + 1) + k N + N C per clustering, N0 (C + 4) per token '
     'transform, too few keys in the first block of stage 4 (mmtoken/analysis/tcformer_counter.py). '
     'PaCa-ViT: as exact, but 1x1 convolutions of the teacher and of PaCaHead after the resize, '
-    'where the authors have them (mmtoken/analysis/pacavit_counter.py)',
+    'where the authors have them (mmtoken/analysis/pacavit_counter.py). STViT-R: as exact, but '
+    'keys and values projected anew for each window that sees them, and padding projected too, as '
+    'in the released code (mmtoken/analysis/stvit_counter.py)',
 }
 
 
 def count_original(model: nn.Module, run: Callable[[], Any]) -> Complexity:
     """Count by the rules of the model's own authors."""
-    published = pacavit_counter if pacavit_counter.has_pacavit(model) else tcformer_counter
+    published = tcformer_counter
+    if pacavit_counter.has_pacavit(model):
+        published = pacavit_counter
+    elif stvit_counter.has_stvit(model):
+        published = stvit_counter
     return published.count_as_published(model, run)
 
 

@@ -54,7 +54,7 @@ def count_as_published(
     """
     if not any(isinstance(module, ClusteringTokenMerge) for module in model.modules()):
         raise ValueError(
-            "the convention 'original' is that of TCFormer or PaCa-ViT, got a "
+            "the convention 'original' is that of TCFormer, PaCa-ViT or STViT-R, got a "
             f"{type(model).__name__} without any; use the convention 'exact'"
         )
     rows = stage_rows(model) if rows is None else rows

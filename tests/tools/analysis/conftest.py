@@ -2,6 +2,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from stvit_tiny import SWIN
+from stvit_tiny import TINY as STVIT
 from tiny import TINY
 
 # as when the scripts are run, which puts their own folder on the path
@@ -34,6 +36,32 @@ resize = dict(type='Resize', scale=(100, 50), keep_ratio=True)
 test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), resize]))
 """)
     return str(path)
+
+
+def _stvit_config(path, backbone):
+    path.write_text(f"""
+model = dict(
+    data_preprocessor=dict(
+        type='DetDataPreprocessor', mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=True,
+        pad_size_divisor=32,
+    ),
+    backbone={backbone},
+)
+""")
+    return str(path)
+
+
+@pytest.fixture
+def stvit_config(tmp_path):
+    """An STViT-R of two units, in the frame of a detector's config."""
+    arch = dict(STVIT, depths=(1, 1, 12, 1))
+    return _stvit_config(tmp_path / 'stvit.py', dict(type='STViTR', arch=arch))
+
+
+@pytest.fixture
+def stvit_swin_config(tmp_path):
+    """An STViT without recovery."""
+    return _stvit_config(tmp_path / 'stvit_swin.py', dict(type='STViTSwin', arch=SWIN))
 
 
 @pytest.fixture

@@ -37,15 +37,20 @@ def test_whole_pose_model_with_options(commands, capsys):
     assert head.split()[1] == '0.000' and 'convention original' in text
 
 
-def test_original_is_that_of_the_model(paca_config, tiny_config):
+def test_original_is_that_of_the_model(paca_config, tiny_config, stvit_config):
     counts = {}
-    for config in (paca_config, tiny_config):
+    for config in (paca_config, tiny_config, stvit_config):
         model = complexity.build_part(complexity.read_config(config, {}), 'backbone')
         counts[config] = [complexity.count(model, (64, 64), how) for how in ('exact', 'original')]
     assert counts[paca_config][0].macs == counts[paca_config][1].macs  # no teacher, no PaCaHead
     assert counts[tiny_config][0].macs != counts[tiny_config][1].macs
+    # keys of recovery in two units: 3x3 of them, or 27x27 with what is outside
+    ours, original = (counted.macs['stage 3']['linear'] for counted in counts[stvit_config])
+    assert original > 2 * 27**2 * 2 * 32**2 > ours
     model = nn.Sequential(nn.Conv2d(3, 3, 1))
-    with pytest.raises(UsageError, match='TCFormer or PaCa-ViT, got a Sequential without any'):
+    with pytest.raises(
+        UsageError, match='TCFormer, PaCa-ViT or STViT-R, got a Sequential without any'
+    ):
         complexity.count(model, (64, 64), 'original')
 
 

@@ -1,0 +1,113 @@
+"""Count STViT-R as its authors wrote it, to compare with what their code costs.
+
+Same rules as :mod:`mmtoken.analysis.complexity`. What differs is the arithmetic: where two
+formulations are equal, this suite computes the cheaper one, and the authors the other:
+
+    generation, recovery   keys and values of overlapping squares, for each window anew: in dense
+                           models 4, 9 and 81 times over, and of all places outside the map
+    recovery               queries and results on the padding of the last windows, too
+    window blocks          the projection of the result on padding, too, as Swin does
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..common.checks import HW
+from ..common.recorder import ForwardRecord, record_tokens
+from ..stvit.backbone import STViTR
+from ..stvit.semantic_tokens import Geometry, crop_index
+from ..stvit.stage import CROP_REACH, SemanticStage
+from ..stvit.swin import WindowAttention
+from .complexity import Complexity, Operation, _innermost, count_complexity, sum_by_row
+
+
+def has_stvit(model: nn.Module) -> bool:
+    """Whether the rules above say anything about the model."""
+    return any(isinstance(module, STViTR) for module in model.modules())
+
+
+def count_as_published(
+    model: nn.Module, run: Callable[[], Any], rows: dict[str, str] | None = None
+) -> Complexity:
+    """:func:`~mmtoken.analysis.complexity.count_complexity` of the authors' formulation.
+
+    Args:
+        model: An STViT-R, or a model with one. The others of the paper have no released code.
+        run: Calls it with one image.
+        rows: See :func:`~mmtoken.analysis.complexity.stage_rows`.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ValueError: The model contains no STViT-R.
+    """
+    if not has_stvit(model):
+        raise ValueError(
+            f'this counts STViT-R, got a {type(model).__name__} without any; use count_complexity'
+        )
+    with record_tokens(model, attention=False) as recorder:
+        exact = count_complexity(model, run, rows)
+    operations = list(exact.operations)
+    for name, module in model.named_modules():
+        if isinstance(module, WindowAttention):
+            operations = _with_projected_padding(operations, name)
+        elif isinstance(module, SemanticStage):
+            operations = _with_projected_copies(operations, name, module, recorder.forwards)
+    macs = sum_by_row(model, operations, exact.params, rows)
+    return replace(exact, macs=macs, operations=tuple(operations))
+
+
+def _with_projected_padding(operations: list[Operation], attention: str) -> list[Operation]:
+    """The last projection of a window block sees as many tokens as the first, 3C wide, does."""
+    first, last = (
+        [op for op in operations if _innermost(op) == f'{attention}.{name}']
+        for name in ('qkv', 'proj')
+    )
+    changed = {id(b): replace(b, macs=a.macs // 3) for a, b in zip(first, last)}
+    return [changed.get(id(op), op) for op in operations]
+
+
+def _with_projected_copies(
+    operations: list[Operation], name: str, stage: SemanticStage, forwards: list[ForwardRecord]
+) -> list[Operation]:
+    """Each attention between patches and semantic tokens, window by window."""
+    for step, (i, block) in zip(stage.steps, stage.blocks.named_children()):
+        attention = f'{name}.blocks.{i}.attn'
+        own = [op for op in operations if f'{_innermost(op)}.'.startswith(f'{attention}.')]
+        if step not in ('generate', 'refine', 'recover') or not own:
+            continue
+        dim, macs = block.attn.q.in_features, dict(linear=0, attention=0)
+        for forward in forwards:
+            unit = forward.stages[stage.number]['units'][0]
+            windows, queries, keys = _windows(stage, step, unit['hw'])
+            windows *= len(unit['semantic_tokens'])
+            macs['linear'] += windows * (2 * queries + 2 * keys) * dim**2
+            macs['attention'] += 2 * windows * queries * keys * dim
+        added = [replace(own[0], kind=kind, macs=number) for kind, number in macs.items()]
+        operations = [op for op in operations if op not in own] + added
+    return operations
+
+
+def _windows(stage: SemanticStage, step: str, hw: HW) -> tuple[int, int, int]:
+    """Number of windows, and queries and keys of each."""
+    geometry = Geometry(hw, stage.window_size, stage.semantic_window)
+    windows, own = prod(geometry.grid), stage.semantic_window**2
+    if stage.flavour == 'dense':
+        kernels = dict(zip(('generate', 'refine', 'recover'), stage.key_windows))
+        queries = stage.window_size**2 if step == 'recover' else own
+        return windows, queries, kernels[step] ** 2
+    patches, semantic = prod(hw), prod(geometry.semantic_hw)
+    crop = crop_index(geometry, CROP_REACH, torch.device('cpu')).shape[1]
+    return {
+        'generate': (windows, own, own + crop),
+        'refine': (1, semantic, semantic + patches),
+        'recover': (1, patches, semantic),
+    }[step]
