@@ -13,9 +13,14 @@ _base_ = [
     '../_base_/runtimes/mmseg.py',
 ]
 
-# drop path as in the authors' detectors, of which there is no tiny one: small's
+# drop path as in the authors' detectors, of which there is no tiny one: small's (Swin has 0.3)
 model = dict(
     backbone=dict(type='STViTR', arch='tiny', drop_path_rate=0.2),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
+)
+
+# tables of relative positions are not decayed, as in Swin's recipe
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0)))
 )
