@@ -255,7 +255,9 @@ def test_models_without_clusters_have_nothing_to_draw(inputs, images):
         draw_cluster_maps(PaCaViT(ARCH, num_clusters=(0,) * 4), inputs, images)
     with pytest.raises(ValueError, match='records clusters, got none in any stage'):
         draw_cluster_maps(TCFormer(TINY), inputs, images)
-    with pytest.raises(ValueError, match='token sets, got one that records clusters'):
+    with pytest.raises(
+        ValueError, match="token sets, got one that records 'assign'; use .*cluster_maps"
+    ):
         draw_token_maps(PaCaViT(ARCH), inputs, images)
 
 

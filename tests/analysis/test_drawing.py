@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import rgb_to_hsv
 from mmtoken.analysis.drawing import (
+    MARK,
     NUM_HUES,
     add_title,
     cells_to_pixels,
     contact_sheet,
+    draw_box,
     draw_heat,
     draw_regions,
     region_borders,
@@ -134,6 +136,36 @@ def test_titles_fit(width):
     strip = titled[:-30]
     assert strip.max() > 100  # there is text, and it ends before the edge
     assert width < 200 or (strip[:, -1] == strip[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    'box, inside',
+    [((8, 10, 20, 40), (8, 10, 20, 40)), ((-9, 30.4, 12.6, 99), (0, 30, 13, 60))],
+)
+def test_box_is_outlined_as_far_as_it_is_in_the_image(box, inside):
+    image = grey(50, 60)
+    drawn = draw_box(image, box)
+    marked = (drawn == MARK).all(-1)
+    top, left, bottom, right = inside
+    assert np.argwhere(marked).min(0).tolist() == [top, left]
+    assert np.argwhere(marked).max(0).tolist() == [bottom - 1, right - 1]
+    changed = (drawn != image).any(-1)
+    assert not changed[top + 2 : bottom - 2, left + 2 : right - 2].any()
+    assert (image == 120).all()  # a copy was drawn on
+
+
+def test_box_outside_the_image_is_not_drawn():
+    for box in ((50, 0, 60, 10), (0, -9, 5, 0), (3, 3, 3, 9)):
+        assert (draw_box(grey(50, 60), box, '7') == 120).all()
+
+
+@pytest.mark.parametrize('box, rows', [((30, 20, 40, 40), (0, 30)), ((0, 20, 10, 40), (10, 50))])
+def test_label_of_a_box_stands_where_there_is_room(box, rows):
+    changed = (draw_box(grey(50, 60), box, '17') != draw_box(grey(50, 60), box)).any(-1)
+    found = np.argwhere(changed)[:, 0]
+    assert rows[0] <= found.min() and found.max() < rows[1]
+    near_the_edge = draw_box(grey(50, 60), (30, 55, 40, 60), '1234567')
+    assert (near_the_edge == MARK).all(-1)[:29].any()  # moved into the image
 
 
 def test_sheets():

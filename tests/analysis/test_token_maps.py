@@ -80,7 +80,9 @@ def test_a_map_does_not_depend_on_the_batch(backbone, inputs, images):
 
 
 def test_other_backbones_have_nothing_to_draw(inputs, images):
-    with pytest.raises(ValueError, match='records token sets or clusters, got Conv2d .*; use'):
+    with pytest.raises(
+        ValueError, match='token sets, clusters or semantic tokens, got Conv2d .*; use'
+    ):
         draw_token_maps(nn.Conv2d(3, 8, 3), inputs, images)
 
 

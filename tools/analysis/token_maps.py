@@ -1,12 +1,16 @@
-"""Which pixels share a token at each stage, or a cluster, drawn over pictures.
+"""Which pixels share a token at each stage, a cluster or a semantic token, drawn over pictures.
 
 python tools/analysis/token_maps.py CONFIG CHECKPOINT IMAGE... --out-dir DIR [--bbox X Y W H]
 
 Writes, per picture, one PNG per stage and a sheet of all of them. Where a backbone has soft
 clusters (PaCa-ViT), a stage shows which cluster weighs each patch most, and PICTURE_clusters2.png
 has the heat map of every cluster of stage 2, each scaled to its own peak; the peak stands beside
-its number, in multiples of the uniform weight 1 / N. Size, crop, padding and normalisation are
-those of the config's test pipeline; only the backbone is built, so no host needs to be installed.
+its number, in multiples of the uniform weight 1 / N. Where it has semantic tokens (STViT),
+PICTURE_unit0.png shows which of them each patch takes most from, and PICTURE_tokens0.png has pairs
+of heat maps, for 6 of them or for --tokens: what a token gathers, and on the right where it is
+recovered. This is attention, the mean over the heads; units and tokens count from 0, tokens row by
+row. Size, crop, padding and normalisation are those of the config's test pipeline; only the
+backbone is built, so no host needs to be installed.
 """
 
 import argparse
@@ -20,18 +24,30 @@ from _pictures import choose_view, normalise, pad_inputs, pad_picture, padded_si
 from mmengine.config import Config
 from mmtoken.analysis.cluster_maps import draw_cluster_heats, draw_cluster_maps, stages_left_out
 from mmtoken.analysis.drawing import add_title, contact_sheet
-from mmtoken.analysis.token_maps import draw_score_maps, draw_token_maps, record_backbone
+from mmtoken.analysis.semantic_maps import STEPS, draw_semantic_maps, draw_semantic_tokens
+from mmtoken.analysis.token_maps import (
+    draw_score_maps,
+    draw_token_maps,
+    record_backbone,
+    recorded_kind,
+)
 from mmtoken.common.checkpoints import load_state_dict_strict, read_state_dict
 from mmtoken.common.recorder import TokenRecorder
 from torch import Tensor, nn
 
+# what backbones record, and the options that they alone have
+KINDS = {
+    'tokens': ('token sets and importance scores', ('scores',)),
+    'assign': ('soft clusters', ('clusters', 'block')),
+    'units': ('semantic tokens', ('tokens', 'unit', 'step')),
+}
 DRAWN_SIDE = 640  # pictures are enlarged by whole numbers to about this many pixels
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Draw which pixels share a token, or a cluster, at each stage'
+        description='Draw which pixels share a token, a cluster or a semantic token'
     )
     add = parser.add_argument
     add('config', help='config file of a model with a backbone of this suite')
@@ -41,13 +57,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--random-weights', action='store_true', help='draw an untrained model; no CHECKPOINT')
     add('--bbox', type=float, nargs=4, metavar=('X', 'Y', 'W', 'H'), help='look at this box only')
     add('--shape', type=int, nargs=2, metavar=('H', 'W'), help='input size (that of the config)')
-    add('--scores', action='store_true', help='TCFormer: draw the importance scores as well')
+    text = 'TCFormer: draw the importance scores as well'
+    add('--scores', action='store_const', const=True, help=text)
     text = 'PaCa-ViT: heat maps of these clusters alone, larger; counted from 0 (all)'
     add('--clusters', type=int, nargs='+', metavar='N', help=text)
     text = (
         'PaCa-ViT: the clustering of block J of a stage, counted from 0 (the first that clusters)'
     )
     add('--block', type=int, metavar='J', help=text)
+    text = 'STViT: these semantic tokens; counted from 0, row by row (6 of them, spread evenly)'
+    add('--tokens', type=int, nargs='+', metavar='N', help=text)
+    add('--unit', type=int, metavar='U', help='STViT: this unit alone, counted from 0 (all)')
+    text = 'STViT: what tokens gather in the first step, or in the second (refine)'
+    add('--step', choices=list(STEPS), help=text)
     add('--overwrite', action='store_true', help='write into a folder that has files')
     add('--device', default='cpu', help='(cpu)')
     add_config_options(parser)
@@ -95,7 +117,8 @@ def draw(
 ) -> dict[str, np.ndarray]:
     """Name to picture: ``stage1`` ... and ``sheet``.
 
-    With ``--scores`` ``score2`` ...; of a backbone with soft clusters ``clusters1`` ....
+    With ``--scores`` ``score2`` ...; of a backbone with soft clusters ``clusters1`` ...; of one
+    with semantic tokens ``unit0`` ... and ``tokens0`` ... in the place of stages.
     """
     shape = None if args.shape is None else tuple(args.shape)
     bbox = None if args.bbox is None else tuple(args.bbox)
@@ -106,43 +129,44 @@ def draw(
     picture = pad_picture(view.cut(image, scale), (hw[0] * scale, hw[1] * scale))
     try:
         recorder = record_backbone(backbone, inputs)
-        has_tokens = any('tokens' in stage for stage in recorder.stages.values())
-        parts = draw_tokens if has_tokens else draw_clusters
-        stages, others = parts(recorder, inputs, picture, args)
+        kind = recorded_kind(recorder)
+        check_options(args, kind)
+        parts = dict(tokens=draw_tokens, assign=draw_clusters, units=draw_units)[kind]
+        drawn, others = parts(recorder, inputs, picture, args)
     except ValueError as error:
         raise UsageError(str(error)) from error
     source = add_title(picture, f'input: {hw[0]} x {hw[1]} pixels')
-    rows, columns = [source, *stages.values()], None
+    rows, columns = [source, *drawn.values()], None
     if args.scores:  # each below its stage
-        rows += [None, *(others.get(f'score{number}') for number in stages)]
-        columns = 1 + len(stages)
-    drawn = {f'stage{number}': stage for number, stage in stages.items()}
+        rows += [None, *(others.get(name.replace('stage', 'score')) for name in drawn)]
+        columns = 1 + len(drawn)
     return {**drawn, **others, 'sheet': contact_sheet(rows, columns)}
+
+
+def check_options(args: argparse.Namespace, kind: str) -> None:
+    """Raise where an option is for another kind of backbone than the one of ``kind``."""
+    for other, (what, options) in KINDS.items():
+        given = [f'--{name}' for name in options if getattr(args, name) is not None]
+        if given and other != kind:
+            raise UsageError(
+                f'{" and ".join(given)} {"need" if given[1:] else "needs"} a backbone with {what}, '
+                f'got one with {KINDS[kind][0]}; leave out what does not apply'
+            )
 
 
 def draw_tokens(
     recorder: TokenRecorder, inputs: Tensor, picture: np.ndarray, args: argparse.Namespace
-) -> tuple[dict[int, np.ndarray], dict[str, np.ndarray]]:
-    """Region maps by stage, and score maps by name."""
-    if args.clusters or args.block is not None:
-        raise UsageError(
-            '--clusters and --block need a backbone with soft clusters, got one with token sets; '
-            'leave them out'
-        )
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Region maps and score maps by name."""
     scores = draw_score_maps(recorder, inputs, [picture])[0] if args.scores else {}
-    named = {f'score{number}': score for number, score in scores.items()}
-    return draw_token_maps(recorder, inputs, [picture])[0], named
+    stages = draw_token_maps(recorder, inputs, [picture])[0]
+    return named('stage', stages), named('score', scores)
 
 
 def draw_clusters(
     recorder: TokenRecorder, inputs: Tensor, picture: np.ndarray, args: argparse.Namespace
-) -> tuple[dict[int, np.ndarray], dict[str, np.ndarray]]:
-    """Arg-max maps by stage, and sheets of heat maps by name."""
-    if args.scores:
-        raise UsageError(
-            '--scores needs a backbone with importance scores, got one with soft clusters, whose '
-            'heat maps are drawn anyway; leave it out'
-        )
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Arg-max maps and sheets of heat maps by name."""
     stages = draw_cluster_maps(recorder, inputs, [picture], block=args.block)[0]
     heats = draw_cluster_heats(
         recorder, inputs, [picture], block=args.block, clusters=args.clusters
@@ -151,7 +175,22 @@ def draw_clusters(
     if left_out:
         what = 'no clusters' if args.block is None else f'no clustering in block {args.block}'
         print(f'note: {what} in stage {left_out}, which is left out', file=sys.stderr)
-    return stages, {f'clusters{number}': sheet for number, sheet in heats.items()}
+    return named('stage', stages), named('clusters', heats)
+
+
+def draw_units(
+    recorder: TokenRecorder, inputs: Tensor, picture: np.ndarray, args: argparse.Namespace
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Arg-max maps and sheets of pairs of heat maps by name."""
+    options = dict(step=args.step or 'refine', unit=args.unit, tokens=args.tokens)
+    units = draw_semantic_maps(recorder, inputs, [picture], **options)[0]
+    tokens = draw_semantic_tokens(recorder, inputs, [picture], **options)[0]
+    return named('unit', units), named('tokens', tokens)
+
+
+def named(what: str, pictures: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
+    """Pictures by number -> by name."""
+    return {f'{what}{number}': picture for number, picture in pictures.items()}
 
 
 def unique_stems(paths: list[Path]) -> list[str]:

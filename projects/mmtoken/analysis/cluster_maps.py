@@ -188,7 +188,7 @@ def draw_cluster_maps(
         input_hw = tuple(inputs.shape[2:])
         stride = grid_stride(input_hw, assign.shape[1:])
         labels = cells_to_pixels(strongest_clusters(assign), input_hw, image.shape[:2], stride)
-        picture = draw_regions(image, labels, lines=_line_opacity(labels))
+        picture = draw_regions(image, labels, lines=line_opacity(labels))
         return add_title(picture, cluster_title(stage, assign, block)) if titles else picture
 
     return _draw(model, inputs, images, block, paint)
@@ -229,7 +229,7 @@ def draw_cluster_heats(
     return _draw(recorder, inputs, images, block, paint)
 
 
-def _line_opacity(labels: np.ndarray) -> float:
+def line_opacity(labels: np.ndarray) -> float:
     """Fainter the more pieces the regions are in, or lines would be all there is to see."""
     share = max(float(region_borders(labels).mean()), 1e-6)  # 4 / s for squares of side s
     return 0.6 * min(1.0, 4 / share / 32)

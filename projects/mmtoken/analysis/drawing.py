@@ -21,6 +21,7 @@ from ..common.checks import HW
 
 INK = (238, 238, 240)
 PAPER = (24, 25, 28)
+MARK = (80, 255, 220)  # which no heat has
 NUM_HUES = 24
 
 
@@ -201,6 +202,44 @@ def draw_heat(
     colours = colormaps['inferno'](level)[..., :3] * 255
     grey = np.repeat(image.mean(-1, keepdims=True), 3, -1)
     return ((1 - opacity) * grey + opacity * colours).round().astype(np.uint8)
+
+
+def draw_box(
+    image: np.ndarray, box: tuple[float, float, float, float], label: str = ''
+) -> np.ndarray:
+    """Outline a rectangle, and write a word above it, or below where there is no room.
+
+    Args:
+        image: ``(H, W, 3)`` uint8.
+        box: Top, left, bottom and right, in pixels; what lies outside the image is cut off.
+        label: The word.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    height, width = image.shape[:2]
+    line = max(1, round(max(height, width) / 250))
+    top, left, bottom, right = (
+        int(np.clip(round(edge), 0, side))
+        for edge, side in zip(box, (height, width, height, width))
+    )
+    if top >= bottom or left >= right:
+        return image
+    drawn = Image.fromarray(image)
+    draw = ImageDraw.Draw(drawn)
+    # a dark line inside the light one, which is seen on any ground
+    for colour, inset in ((PAPER, line), (MARK, 0)):
+        corners = (left + inset, top + inset, right - 1 - inset, bottom - 1 - inset)
+        if corners[0] <= corners[2] and corners[1] <= corners[3]:
+            draw.rectangle(corners, outline=colour, width=line)
+    if label:
+        font = _font(max(11, 5 * line))
+        _, _, text_width, text_height = draw.textbbox((0, 0), label, font=font)
+        y = top - text_height - line if top > text_height + line else bottom + line
+        place = (min(left, width - text_width), min(y, height - text_height))
+        draw.rectangle(draw.textbbox(place, label, font=font), fill=PAPER)
+        draw.text(place, label, fill=MARK, font=font)
+    return np.asarray(drawn)
 
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:

@@ -13,10 +13,16 @@ from ..common.checks import HW
 from ..common.recorder import TokenRecorder, record_tokens
 from .drawing import add_title, cells_to_pixels, draw_heat, draw_regions
 
+# What backbones record that can be drawn: token sets, soft clusters, units of semantic tokens
+KINDS = ('tokens', 'assign', 'units')
+
 
 @torch.no_grad()
 def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
     """Run the backbone of a model in eval mode, recording its tokens or clusters.
+
+    Attention is recorded where it says what semantic tokens gather; elsewhere it would only take
+    memory.
 
     Args:
         model: A backbone of this suite, or a model that has one as ``backbone``.
@@ -26,7 +32,8 @@ def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
         The recorder.
 
     Raises:
-        ValueError: It records neither token sets nor clusters, so there is nothing to draw.
+        ValueError: It records neither token sets, clusters nor semantic tokens, so there is
+            nothing to draw.
     """
     backbone = getattr(model, 'backbone', model)
     was_training = backbone.training
@@ -34,17 +41,26 @@ def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
     try:
         with record_tokens(backbone, attention=False) as recorder:
             backbone(inputs)
+        kind = recorded_kind(recorder)
+        if kind == 'units':
+            with record_tokens(backbone) as recorder:
+                backbone(inputs)
+            recorder.attention.clear()  # the units have what is drawn of it
     finally:
         backbone.train(was_training)
-    if not recorder.forwards or not any(
-        'tokens' in stage or 'assign' in stage for stage in recorder.stages.values()
-    ):
+    if kind is None:
         raise ValueError(
-            'maps need a backbone that records token sets or clusters, got '
-            f'{type(backbone).__name__} without any; use TCFormer, or PaCaViT with num_clusters '
-            'above 0'
+            'maps need a backbone that records token sets, clusters or semantic tokens, got '
+            f'{type(backbone).__name__} without any; use TCFormer, STViTR, or PaCaViT with '
+            'num_clusters above 0'
         )
     return recorder
+
+
+def recorded_kind(recorder: TokenRecorder) -> str | None:
+    """``'tokens'``, ``'assign'`` or ``'units'``: what the stages have; None for nothing."""
+    stages = recorder.stages.values() if recorder.forwards else ()
+    return next((kind for kind in KINDS if any(kind in stage for stage in stages)), None)
 
 
 def as_recorder(model: nn.Module | TokenRecorder, inputs: Tensor) -> TokenRecorder:
@@ -158,10 +174,11 @@ def _draw(
     """Record the model once, then paint what ``cells_of`` finds in each sample, stage by stage."""
     check_images(inputs, images)
     recorder = as_recorder(model, inputs)
-    if not any('tokens' in stage for stage in recorder.stages.values()):
+    kind = recorded_kind(recorder)
+    if kind != 'tokens':
         raise ValueError(
-            'token maps need a backbone that records token sets, got one that records clusters; '
-            'use mmtoken.analysis.cluster_maps'
+            f'token maps need a backbone that records token sets, got one that records {kind!r}; '
+            'use mmtoken.analysis.cluster_maps or semantic_maps'
         )
     drawn = []
     for sample, image in enumerate(images):

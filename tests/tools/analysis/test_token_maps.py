@@ -174,21 +174,74 @@ def test_clusters_of_the_model_or_of_the_backbone(paca_config, photo, out, tmp_p
         assert a == b
 
 
-def test_options_of_the_other_kind_of_backbone(tiny_config, paca_config, photo, out):
-    for config, option, message in [
-        (paca_config, ['--scores'], '--scores needs .* importance scores, got one with soft'),
-        (tiny_config, ['--clusters', '0'], '--clusters and --block need .* soft clusters, got'),
-        (tiny_config, ['--block', '0'], '--clusters and --block need .* soft clusters, got'),
-        (
-            paca_config,
-            ['--cfg-options', 'model.backbone.num_clusters=(0,0,0,0)'],
-            'got PaCaViT without any',
-        ),
+def test_no_clusters_at_all(paca_config, photo, out):
+    command = [paca_config, '--random-weights', photo, '--out-dir', str(out)]
+    with pytest.raises(UsageError, match='got PaCaViT without any'):
+        token_maps.main([*command, '--cfg-options', 'model.backbone.num_clusters=(0,0,0,0)'])
+    assert not out.exists()
+
+
+# -- semantic tokens
+
+
+def test_units_tokens_and_sheet(stvit_config, photo, out):
+    token_maps.main([stvit_config, '--random-weights', photo, '--out-dir', str(out)])
+    assert names(out) == [
+        *('photo_sheet.png', 'photo_tokens0.png', 'photo_tokens1.png'),
+        *('photo_unit0.png', 'photo_unit1.png'),
+    ]
+    unit, tokens, sheet = (
+        cv2.imread(str(out / f'photo_{name}.png')) for name in ('unit0', 'tokens0', 'sheet')
+    )
+    assert unit.shape[1] == 7 * 96 and sheet.shape[1] == 2 * (7 * 96 + 8) + 8
+    # a map of 4x6 patches has 2x3 tokens with patches: six pairs of maps
+    assert (tokens.shape[1] - 8) % (2 * (480 + 2) + 2 + 8) == 0
+
+
+def test_chosen_unit_and_tokens(stvit_config, photo, out):
+    command = [stvit_config, '--random-weights', photo, '--out-dir']
+    chosen = ['--unit', '1', '--tokens', '4']
+    for step in ('generate', 'refine'):
+        torch.manual_seed(0)
+        token_maps.main([*command, str(out / step), *chosen, '--step', step])
+    assert names(out / 'refine') == [f'photo_{n}.png' for n in ('sheet', 'tokens1', 'unit1')]
+    maps = [cv2.imread(str(out / step / 'photo_tokens1.png')) for step in ('generate', 'refine')]
+    assert maps[0].shape[1] == 2 * (7 * 96 + 2) + 2 + 16 and (maps[0] != maps[1]).any()
+    for option, message in [
+        (['--tokens', '4', '9'], r'tokens must be numbers in \[0, 8\], got \[9\]; .* 3 rows of 3'),
+        (['--unit', '2'], r'unit must be a number in \[0, 1\], got 2'),
     ]:
-        command = [config, '--random-weights', photo, '--out-dir', str(out), *option]
         with pytest.raises(UsageError, match=message):
-            token_maps.main(command)
-        assert not out.exists()
+            token_maps.main([*command, str(out / 'wrong'), *option])
+        assert not (out / 'wrong').exists()
+
+
+def test_without_recovery(stvit_swin_config, photo, out):
+    token_maps.main([stvit_swin_config, '--random-weights', photo, '--out-dir', str(out)])
+    assert names(out) == [f'photo_{name}.png' for name in ('sheet', 'tokens0', 'unit0')]
+
+
+# -- options of another kind of backbone
+
+
+@pytest.mark.parametrize(
+    'config, options, message',
+    [
+        ('paca', '--scores', '--scores needs .* importance scores, got one with soft clusters'),
+        ('stvit', '--scores', '--scores needs .* importance scores, got one with semantic tokens'),
+        ('tiny', '--clusters 0', '--clusters needs .* soft clusters, got one with token sets'),
+        ('tiny', '--block 0', '--block needs .* soft clusters, got one with token sets'),
+        ('stvit', '--clusters 0 --block 0', '--clusters and --block need .* soft clusters, got'),
+        ('tiny', '--tokens 0', '--tokens needs .* semantic tokens, got one with token sets'),
+        ('paca', '--unit 0', '--unit needs .* semantic tokens, got one with soft clusters'),
+        ('paca', '--step refine', '--step needs .* semantic tokens, got one with soft clusters'),
+    ],
+)
+def test_options_of_another_kind_of_backbone(request, config, options, message, photo, out):
+    path = request.getfixturevalue(f'{config}_config')
+    with pytest.raises(UsageError, match=f'{message}.*; leave out what does not apply'):
+        token_maps.main([path, '--random-weights', photo, '--out-dir', str(out), *options.split()])
+    assert not out.exists()
 
 
 # -- what the model sees
