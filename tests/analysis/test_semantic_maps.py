@@ -17,6 +17,7 @@ from mmtoken.analysis.semantic_maps import (
 )
 from mmtoken.analysis.token_maps import draw_token_maps, record_backbone
 from mmtoken.common.recorder import record_tokens
+from mmtoken.stvit.semantic_tokens import Geometry
 from stvit_tiny import DEIT, SWIN, TINY
 from torch import nn
 
@@ -42,8 +43,12 @@ def images():
 
 
 def made_up(gathered, recovered=None, semantic_hw=None):
+    gathered = np.array(gathered)
+    geometry = Geometry(gathered.shape[1:])
     hw = semantic_hw or (1, len(gathered))
-    return SemanticUnit(3, 0, hw, 'refine', np.array(gathered), recovered)
+    # the published windows where they fit
+    padded_hw = geometry.padded_hw if geometry.semantic_hw == hw else geometry.hw
+    return SemanticUnit(3, 0, hw, padded_hw, 'refine', gathered, recovered)
 
 
 def is_colour(picture, colour):
@@ -180,7 +185,7 @@ def test_titles():
     assert sheet_title(unit) == (
         'stage 3, unit 0: 1 x 3 tokens of 2 x 2 patches; left second step, right recovery'
     )
-    without = SemanticUnit(2, 1, (1, 3), 'generate', unit.gathered, None)
+    without = SemanticUnit(2, 1, (1, 3), (2, 2), 'generate', unit.gathered, None)
     assert sheet_title(without) == 'stage 2, unit 1: 1 x 3 tokens of 2 x 2 patches; first step'
 
 

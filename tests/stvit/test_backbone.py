@@ -100,6 +100,7 @@ def test_recorded_units(flavour, randomize):
     assert len(units) == 2
     for unit in units:
         assert unit['hw'] == (9, 16) and unit['semantic_hw'] == (6, 9)
+        assert unit['padded_hw'] == (14, 21)
         assert unit['semantic_tokens'].shape == (2, 54, 32)
         assert unit['generate'].shape == unit['refine'].shape == (2, 54, 144)
         assert unit['recover'].shape == (2, 144, 54)
@@ -127,7 +128,12 @@ def test_recording_without_attention(randomize):
     model = randomize(STViTR(TINY)).eval()
     with torch.no_grad(), record_tokens(model, attention=False) as rec:
         model(torch.randn(1, 3, 64, 64))
-    assert set(rec.stages[3]['units'][0]) == {'hw', 'semantic_hw', 'semantic_tokens'}
+    assert set(rec.stages[3]['units'][0]) == {
+        'hw',
+        'padded_hw',
+        'semantic_hw',
+        'semantic_tokens',
+    }
 
 
 @pytest.mark.parametrize('flavour', ['dense', 'classification'])

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..common.checks import HW, check_choice
 from ..common.recorder import TokenRecorder
-from ..stvit.semantic_tokens import Geometry
 from .cluster_maps import HEAT_SIDE, SHEET_SIDE, grid_stride, line_opacity
 from .drawing import (
     add_title,
@@ -43,6 +42,7 @@ class SemanticUnit:
         stage: Counted from 1.
         number: Of the unit, counted from 0 through all stages.
         semantic_hw: Rows and columns of semantic tokens.
+        padded_hw: Sides of the map of patches with whole windows, which the tokens divide evenly.
         step: In which they gathered, a key of ``STEPS``.
         gathered: ``(S, H, W)``, the attention of each token to the patches; sums to at most 1.
         recovered: ``(S, H, W)``, that of the patches to each token; sums to at most 1 over the
@@ -52,6 +52,7 @@ class SemanticUnit:
     stage: int
     number: int
     semantic_hw: HW
+    padded_hw: HW
     step: str
     gathered: np.ndarray
     recovered: np.ndarray | None
@@ -106,6 +107,7 @@ def semantic_units(
             stage=stage,
             number=number,
             semantic_hw=record['semantic_hw'],
+            padded_hw=record['padded_hw'],
             step=step,
             gathered=maps(record[step][sample], record['hw']),
             recovered=(
@@ -120,15 +122,12 @@ def semantic_units(
 def token_part(unit: SemanticUnit, token: int) -> tuple[int, int, int, int]:
     """The patches from which a token was pooled: first row and column, last ones plus 1.
 
-    By the published windows of 7x7 patches with 3x3 tokens; where others must have been used, by
-    even parts of the map. May lie outside the map, which whole windows exceed.
+    May lie outside the map, which whole windows exceed. STViT on DeiT pads on all sides, and its
+    parts lie up to a patch further to the top and to the left.
     """
-    hw = unit.gathered.shape[1:]
-    windows = Geometry(hw)
-    sides = windows.padded_hw if windows.semantic_hw == unit.semantic_hw else hw
     part = [
         (place * side // count, -(-(place + 1) * side // count))
-        for place, side, count in zip(unit.place(token), sides, unit.semantic_hw)
+        for place, side, count in zip(unit.place(token), unit.padded_hw, unit.semantic_hw)
     ]
     return part[0][0], part[1][0], part[0][1], part[1][1]
 

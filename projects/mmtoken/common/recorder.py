@@ -25,11 +25,12 @@ class ForwardRecord:
             ``(B, N)``, ``center_idx`` ``(B, M)`` and ``token_score`` ``(B, N, 1)``; for soft
             clusters ``hw``, the grid, and where there are clusters ``assign`` ``(B, M, N)`` of
             the first clustering of the stage and ``assign_by_block``, block number to the same;
-            for semantic tokens ``units``, a dict for each unit with ``hw``, ``semantic_hw``, the
-            ``semantic_tokens`` ``(B, S, C)``, and where attention is collected ``generate`` and
-            ``refine`` ``(B, S, N)``, what semantic tokens gather from patches, and ``recover``
-            ``(B, N, S)``, what patches take from them; means over the heads. A row sums to at
-            most 1: the rest falls on padding or, in generation, on semantic tokens.
+            for semantic tokens ``units``, a dict for each unit with ``hw``, ``padded_hw`` (that of
+            whole windows), ``semantic_hw`` and the ``semantic_tokens`` ``(B, S, C)``; where
+            attention is collected also ``generate`` and ``refine`` ``(B, S, N)``, what semantic
+            tokens gather from patches, and ``recover`` ``(B, N, S)``, what patches take from
+            them; means over the heads. A row sums to at most 1: the rest falls on padding or, in
+            generation, on semantic tokens.
         attention: Qualified module name to attention weights ``(B, h, N, M)``.
     """
 

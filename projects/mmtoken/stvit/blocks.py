@@ -275,7 +275,8 @@ class RecoverStep(SemanticBlock):
         geometry = plan.geometry
         context = semantic.unflatten(1, geometry.semantic_hw)
         how = partial(attend_tiles, tiles=plan.tiles)
-        out = self.attend(patches.unflatten(1, geometry.hw), context, how, True)
+        padded = any(tile.sees_outside for tile in plan.tiles)
+        out = self.attend(patches.unflatten(1, geometry.hw), context, how, padded)
         # dense models drop windows, classification models images, because they see no windows
         out = self.drop_path(out, geometry.window_size if plan.far is not None else None)
         return self.feed_forward(patches + out.flatten(1, 2)), None

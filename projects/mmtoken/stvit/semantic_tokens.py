@@ -60,6 +60,12 @@ class Geometry:
         return self.grid[0] * self.semantic_window, self.grid[1] * self.semantic_window
 
 
+def describe(geometry: Geometry) -> dict[str, HW]:
+    """The sizes that a recorder is told of every unit."""
+    names = ('hw', 'padded_hw', 'semantic_hw')
+    return {name: getattr(geometry, name) for name in names}
+
+
 def pool_windows(x: Tensor, geometry: Geometry, ignore_padding: bool = False) -> Tensor:
     """First semantic tokens: the maxima over s x s overlapping parts of each window.
 

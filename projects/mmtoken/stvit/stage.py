@@ -30,7 +30,14 @@ from .blocks import (
     ShiftedStep,
 )
 from .recovery import TILE, plan_recovery
-from .semantic_tokens import Geometry, crop_index, hide, plan_neighborhood, visible_keys
+from .semantic_tokens import (
+    Geometry,
+    crop_index,
+    describe,
+    hide,
+    plan_neighborhood,
+    visible_keys,
+)
 from .swin import PatchMerging, SwinBlock, shift_mask
 
 # A dumbbell unit: image tokens, semantic tokens, image tokens again
@@ -218,7 +225,7 @@ class SemanticStage(nn.Module):
             return
         geometry = plan.geometry
         if step == 'generate':
-            units.append(dict(hw=geometry.hw, semantic_hw=geometry.semantic_hw))
+            units.append(describe(geometry))
         if semantic is not None:  # the last ones of a unit stay
             units[-1]['semantic_tokens'] = semantic
         weights = last_attention()

@@ -32,7 +32,7 @@ from ..common.recorder import (
 from ..common.transformer import TransformerBlock
 from .backbone import init_swin_weights
 from .blocks import Plan, RefineStep, SemanticBlock, attend_all
-from .semantic_tokens import Geometry
+from .semantic_tokens import Geometry, describe
 from .swin import HIDDEN
 
 ARCHS = {
@@ -224,7 +224,7 @@ class STViTDeiT(Backbone):
         generate, refine, *rest = self.semantic_blocks
         geometry = Geometry(hw, WINDOW, 1)
         plan = Plan(geometry, False, None, None, None, [], None)
-        unit = dict(hw=hw, semantic_hw=geometry.semantic_hw)
+        unit: dict = describe(geometry)
         x = self.run_block(generate, patches, hw)
         if is_recording_attention():
             unit['generate'] = last_attention().mean(1)
