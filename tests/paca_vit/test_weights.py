@@ -5,28 +5,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmtoken import PaCaViT
+from noise_segments import NoiseSegments
 from paca_tiny import TEACHER, TINY
-from torch.utils.data import Dataset
 
 PRETRAINED = (5, 5, 5, 5)
-
-
-class Noise(Dataset):
-    """Two noise images with labels."""
-
-    metainfo = dict(classes=('a', 'b'))
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        from mmengine.structures import PixelData
-        from mmseg.structures import SegDataSample
-
-        label = torch.zeros(1, 32, 32, dtype=torch.long)
-        label[..., 16:] = 1
-        image = torch.randint(0, 255, (3, 32, 32), dtype=torch.uint8)
-        return dict(inputs=image, data_samples=SegDataSample(gt_sem_seg=PixelData(data=label)))
 
 
 @pytest.mark.parametrize('kind', ['conv', 'mlp', 'teacher'])
@@ -66,7 +48,7 @@ def test_stock_runner_starts_from_the_file(kind, tmp_path, randomize):
                 train_dataloader=dict(
                     batch_size=2,
                     sampler=dict(type='DefaultSampler', shuffle=False),
-                    dataset=Noise(),
+                    dataset=NoiseSegments(32),
                     collate_fn=dict(type='pseudo_collate'),
                 ),
                 train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),

@@ -5,8 +5,8 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from mmtoken import STViTR
+from noise_segments import NoiseSegments
 from stvit_tiny import TINY
-from torch.utils.data import Dataset
 
 
 def classification_file(folder, randomize, **arguments):
@@ -102,24 +102,6 @@ def test_another_depth_is_refused(tmp_path, randomize):
         load(file, arch=dict(TINY, depths=(2, 1, 12, 2)), prefix='backbone.')
 
 
-class Noise(Dataset):
-    """Two noise images with labels."""
-
-    metainfo = dict(classes=('a', 'b'))
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        from mmengine.structures import PixelData
-        from mmseg.structures import SegDataSample
-
-        label = torch.zeros(1, 64, 64, dtype=torch.long)
-        label[..., 16:] = 1
-        image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
-        return dict(inputs=image, data_samples=SegDataSample(gt_sem_seg=PixelData(data=label)))
-
-
 def test_stock_runner_starts_from_the_file(tmp_path, randomize):
     """With the options that the configs tell, as the command line parses them."""
     pytest.importorskip('mmseg')
@@ -145,7 +127,7 @@ def test_stock_runner_starts_from_the_file(tmp_path, randomize):
             train_dataloader=dict(
                 batch_size=2,
                 sampler=dict(type='DefaultSampler', shuffle=False),
-                dataset=Noise(),
+                dataset=NoiseSegments(64),
                 collate_fn=dict(type='pseudo_collate'),
             ),
             train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
