@@ -159,6 +159,8 @@ def test_exports():
     [
         (dict(arch='huge'), r"arch must be one of .*'small'.*'huge'"),
         (dict(arch=dict(embed_dims=8)), r"missing \['depths', 'num_heads'\]"),
+        (dict(arch=dict(TINY, embed_dims=[8, 16])), r'one even number.* got \[8, 16\]'),
+        (dict(arch=dict(TINY, embed_dims=9)), r'one even number.* got 9'),
         (dict(flavour='detection'), r"flavour must be one of .*'dense'.*'detection'"),
         (dict(mask='legacy'), r"mask must be one of .*'exact'.*'legacy'"),
         (dict(arch=dict(TINY, depths=(2, 2, 8, 2))), r'multiple of 6.* got 8 in \(2, 2, 8, 2\)'),

@@ -5,6 +5,7 @@ Parameter names are those of the released checkpoints.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 from mmengine.registry import MODELS
@@ -101,7 +102,7 @@ class STViTR(Backbone):
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
         check_choice('flavour', flavour, FLAVOURS)
         check_choice('mask', mask, MASKS)
-        dims = tuple(spec['embed_dims'] * 2**stage for stage in range(NUM_STAGES))
+        dims = stage_dims(spec['embed_dims'])
         depths, heads = tuple(spec['depths']), tuple(spec['num_heads'])
         check_pyramid(dims, depths, heads)
         _check_units(depths)
@@ -215,6 +216,16 @@ def init_swin_weights(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def stage_dims(embed_dims: int) -> tuple[int, ...]:
+    """Widths of the stages, doubled in each; raise unless that of the first is one even number."""
+    if not isinstance(embed_dims, numbers.Integral) or embed_dims < 2 or embed_dims % 2:
+        raise ValueError(
+            'embed_dims must be one even number, the width of the first stage (doubled in each, '
+            f'halved in the stem), got {embed_dims!r}; 96 and 128 are published'
+        )
+    return tuple(embed_dims * 2**stage for stage in range(NUM_STAGES))
 
 
 def check_pyramid(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int]) -> None:

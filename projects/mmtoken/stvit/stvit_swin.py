@@ -20,7 +20,14 @@ from ..common.backbone import Backbone, as_maps, resolve_arch
 from ..common.blocks import drop_path_rates
 from ..common.checks import HW, check_choice, check_image
 from ..common.recorder import start_record
-from .backbone import NUM_STAGES, SEMANTIC_STAGE, STRIDES, check_pyramid, init_swin_weights
+from .backbone import (
+    NUM_STAGES,
+    SEMANTIC_STAGE,
+    STRIDES,
+    check_pyramid,
+    init_swin_weights,
+    stage_dims,
+)
 from .blocks import Plan
 from .semantic_tokens import MASKS, Geometry
 from .stage import SemanticStage, SwinStage
@@ -85,7 +92,7 @@ class STViTSwin(Backbone):
         super().__init__(NUM_STAGES, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
         check_choice('mask', mask, [kind for kind in MASKS if kind != 'released'])
-        dims = tuple(spec['embed_dims'] * 2**stage for stage in range(NUM_STAGES))
+        dims = stage_dims(spec['embed_dims'])
         depths, heads = tuple(spec['depths']), tuple(spec['num_heads'])
         check_pyramid(dims, depths, heads)
         num_local, last = spec['num_local'], depths[SEMANTIC_STAGE] - 2
