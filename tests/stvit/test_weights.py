@@ -146,3 +146,16 @@ def test_stock_runner_starts_from_the_file(tmp_path, randomize):
     for key, value in kept.items():
         if 'running_' not in key and 'num_batches' not in key:  # one step of batch statistics
             assert torch.equal(backbone.state_dict()[key], value), key
+
+
+def test_hints_of_other_mistakes(tmp_path, randomize):
+    """A forgotten prefix, outputs that no file has norms for, a centre that no detector has."""
+    _, file = detection_file(tmp_path, randomize)
+    with pytest.raises(ValueError, match=r"0 would fit(?s:.*)start with 'backbone\.': give that"):
+        load(file)
+    _, file = classification_file(tmp_path, randomize, use_global_center=True)
+    with pytest.raises(ValueError, match=r'missing: norm0(?s:.*)out_indices=\(3,\)'):
+        load(file, 'classification', use_global_center=True)
+    with pytest.raises(ValueError, match=r"ignore=\('norm', '\.\*semantic_token2'\)"):
+        load(file, ignore='norm', reinitialize='norm')
+    load(file, ignore=('norm', '.*semantic_token2'), reinitialize='norm')

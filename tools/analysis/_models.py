@@ -30,7 +30,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         action=DictAction,
         default={},
         metavar='KEY=VALUE',
-        help='override config fields, e.g. model.backbone.arch=large',
+        help='override config fields, e.g. model.backbone.arch=small',
     )
 
 
@@ -145,6 +145,8 @@ def build_part(cfg: Config, part: str) -> nn.Module:
             f'model must be built of registered classes, got {error}; install the host '
             f'{cfg.get("default_scope")!r}{hint}'
         ) from error
+    except ValueError as error:  # an argument of the model, whose message says it all
+        raise UsageError(str(error)) from error
 
 
 def check_side(shape: list[int] | tuple[int, ...]) -> None:

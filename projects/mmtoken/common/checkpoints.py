@@ -110,7 +110,10 @@ def read_checkpoint(path: str | Path) -> dict:
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         size = path.stat().st_size
-        why = f'{type(error).__name__}: {textwrap.shorten(str(error), 120)}'
+        told = re.sub(r'\x1b\[\d*m', '', str(error))  # torch prints in bold
+        pickled = re.search(r'GLOBAL (\S+)', told)
+        what = f'a pickled {pickled[1]}' if pickled else textwrap.shorten(told, 120)
+        why = f'{type(error).__name__}: {what}'
         raise ValueError(
             f'the checkpoint {str(path)!r} ({size} bytes) is no readable weights file, got '
             f'"{why}"; it may be truncated (download or copy it again) or '
@@ -175,6 +178,12 @@ def _matches(key: str, patterns: Iterable[str]) -> bool:
     return any(re.match(pattern, key) for pattern in patterns)
 
 
+def _prefix_hint(own: Iterable[str], given: Iterable[str]) -> str:
+    """Say so where the keys of a file would fit without the word that they start with."""
+    words = {key.partition('.')[0] for key in given if key.partition('.')[2] in own}
+    return '' if len(words) != 1 else f"Its keys start with '{words.pop()}.': give that as prefix."
+
+
 def load_state_dict_strict(
     model: nn.Module,
     state: dict[str, Tensor],
@@ -231,9 +240,10 @@ def load_state_dict_strict(
         ),
     )
     if report.missing or report.unexpected or report.mismatched:
-        hint = getattr(model, 'mismatch_hint', lambda _state: '')(state)
+        hint = _prefix_hint(own, state) or getattr(model, 'mismatch_hint', lambda _: '')(state)
+        counts = str(report).replace(' loaded', ' would fit', 1)
         raise ValueError(
-            f'{source} does not fit {type(model).__name__} ({report}):\n{report.details()}\n'
+            f'{source} does not fit {type(model).__name__} ({counts}):\n{report.details()}\n'
             f'{hint and hint + " "}Nothing was loaded. Use the checkpoint of this architecture, or '
             "declare the differences: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=..., "
             "reinitialize=('regex',), ignore=('regex',))"

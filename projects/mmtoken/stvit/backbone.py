@@ -196,14 +196,18 @@ class STViTR(Backbone):
 
     def mismatch_hint(self, state: dict[str, Tensor]) -> str:
         """What is wrong with the arguments, where a file's keys tell; for error messages."""
+        has_center = f'layers.{SEMANTIC_STAGE}.semantic_token2' in state
         if self.flavour == 'dense' and 'norm.weight' in state:
+            ignore = ('norm', '.*semantic_token2') if has_center else 'norm'
             return (
                 "The file is of flavour='classification', the model of 'dense': change that, or, "
-                "to start from it, declare init_cfg=dict(ignore='norm', reinitialize='norm', ...)."
+                f'to start from it, declare init_cfg=dict({ignore=}, reinitialize='
+                + "'norm', ...)."
             )
         if self.flavour == 'classification' and 'norm3.weight' in state:
             return "The file is of flavour='dense', the model of 'classification': change that."
-        has_center = f'layers.{SEMANTIC_STAGE}.semantic_token2' in state
+        if self.flavour == 'classification' and self.out_indices != (NUM_STAGES - 1,):
+            return 'A classification file has the norm of the last stage alone: out_indices=(3,).'
         stage = self.layers[SEMANTIC_STAGE] if len(self.layers) > SEMANTIC_STAGE else None
         if stage is not None and has_center != (stage.semantic_token2 is not None):
             return f'The file needs use_global_center={has_center}.'
