@@ -30,13 +30,13 @@ CROPS = K * 6 * 10  # of 10x10 patches, as far as the map goes
 
 CASES = [
     # flavour, counter, queries of recovery, projected results of local, then by step: keys of a
-    # query, and keys and values that are projected; ours project one padded token besides
-    ('dense', count_complexity, N, N, (14**2, 21**2, S), (N + 1, N + 1, S + 1)),
+    # query, and keys and values that are projected; where ours see padding, one token besides
+    ('dense', count_complexity, N, N, (14**2, 21**2, S), (N + 1, N + 1, S)),
     (
         *('dense', count_as_published, PADDED, PADDED, (14**2, 21**2, 27**2)),
         (K * 14**2, K * 21**2, K * 27**2),
     ),
-    ('classification', count_complexity, N, N, (9 + 60, S + N, S), (S + N, S + N, S + 1)),
+    ('classification', count_complexity, N, N, (9 + 60, S + N, S), (S + N, S + N, S)),
     (
         *('classification', count_as_published, N, PADDED, (9 + 60, S + N, S)),
         (S + K * 60, S + N, S),
