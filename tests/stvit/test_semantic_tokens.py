@@ -55,10 +55,13 @@ def test_gradcheck(mask):
     )
 
 
-def visible_share(hw, of):
-    """Rows and columns of keys that a released mask leaves visible in every place."""
-    visible, outside = visible_keys(Geometry(hw), of, 'released', CPU[0])
-    return outside if visible is None else int(visible.sum())
+def count_visible(hw):
+    """Semantic tokens that a released mask leaves to recovery; all of them where it is None."""
+    geometry = Geometry(hw)
+    visible, outside = visible_keys(geometry, 'semantic', 'released', CPU[0])
+    assert outside == (visible is None)
+    rows, cols = geometry.semantic_hw
+    return rows * cols if visible is None else int(visible.sum())
 
 
 def test_released_masks_hide_what_was_measured():
@@ -72,8 +75,8 @@ def test_released_masks_hide_what_was_measured():
         (608, 1088): 532,  # of 540
     }
     for (height, width), count in measured.items():
-        assert visible_share((height // 16, width // 16), 'semantic') == count
-    assert visible_share((14, 14), 'semantic') is True  # nothing is hidden, not even the outside
+        assert count_visible((height // 16, width // 16)) == count
+    assert count_visible((14, 14)) == 36  # nothing is hidden, not even the outside
 
 
 def test_crops_of_the_released_size():

@@ -87,29 +87,9 @@ class SpatialPooling(nn.Module):
 
 
 class PooledGenerateStep(SemanticBlock):
-    """Pooled tokens attend to all patches; see :class:`~mmtoken.stvit.blocks.GenerateStep`.
+    """Pooled tokens attend to all patches and are kept beside what they gather."""
 
-    Args:
-        dim: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
-        num_heads: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
-        mlp_ratio: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
-        drop_path: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
-        layer_scale: See :class:`~mmtoken.stvit.blocks.SemanticBlock`.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
-        layer_scale: float = 1e-5,
-    ) -> None:
-        super().__init__(dim, num_heads, mlp_ratio, drop_path, layer_scale)
-        self.pool = SpatialPooling(dim)
-
-    def forward(self, patches: Tensor, hw: HW) -> Tensor:
-        pooled = self.pool(patches, hw)
+    def forward(self, patches: Tensor, pooled: Tensor) -> Tensor:
         out = self.attend(pooled, patches, attend_all)
         return self.feed_forward(pooled + self.drop_path(out))
 
@@ -176,9 +156,10 @@ class STViTDeiT(Backbone):
         self.stage_modules.append(['patch_embed', 'pos_embed'])
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio, p) for p in base)
         self.stage_modules.append(['blocks', *self._add_norm(0, dim)])
+        self.pool = self.global_center = None
         self.semantic_blocks = nn.ModuleList()
-        self.global_center = None
         if max(self.out_indices) == 1:
+            self.pool = SpatialPooling(dim)
             make = dict(mlp_ratio=mlp_ratio, layer_scale=layer_scale)
             self.semantic_blocks += [
                 PooledGenerateStep(dim, heads, drop_path=later[0], **make),
@@ -188,7 +169,7 @@ class STViTDeiT(Backbone):
             if use_global_center:
                 center = torch.empty(1, (-(-TRAINED_GRID // WINDOW)) ** 2, dim)
                 self.global_center = nn.Parameter(nn.init.trunc_normal_(center, std=0.02))
-            names = ['semantic_blocks', 'global_center', *self._add_norm(1, dim)]
+            names = ['pool', 'semantic_blocks', 'global_center', *self._add_norm(1, dim)]
             self.stage_modules.append(names)
         self.depths = depths[: len(self.stage_modules) - 1]
         self.apply(init_swin_weights)
@@ -225,7 +206,7 @@ class STViTDeiT(Backbone):
         geometry = Geometry(hw, WINDOW, 1)
         plan = Plan(geometry, False, None, None, None, [], None)
         unit: dict = describe(geometry)
-        x = self.run_block(generate, patches, hw)
+        x = self.run_block(generate, patches, self.run_block(self.pool, patches, hw))
         if is_recording_attention():
             unit['generate'] = last_attention().mean(1)
         _, x = self.run_block(refine, patches, x, plan, self.global_center)
