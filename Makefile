@@ -17,8 +17,10 @@ BASE := configs/tcformer/td-hm_tcformer-base_8xb64-210e_coco-256x192.py
 # One thread: on a machine that does something else as well, OpenMP threads spin for each other and
 # the tests take ten times as long.
 THREADS ?= 1
+# Processes for the tests, a file at a time each: those of the configs take as long as all others.
+JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
-	$(PY) -m pytest -q -m 'not slow and not gpu' \
+	$(PY) -m pytest -q -m 'not slow and not gpu' -n $(JOBS) --dist loadfile \
 	$(if $(CONFIGS),$(wildcard tests/$(CONFIGS)) tests/contracts)
 
 .PHONY: help setup demo test check bench
@@ -26,7 +28,7 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
 help:
 	@echo 'make demo    train, evaluate and draw a small pose estimator'
 	@echo '             (TASK=detection: a Mask R-CNN, TASK=segmentation: a segmentor, with PaCa-ViT)'
-	@echo 'make test    run the fast tests, in about 10 minutes (THREADS=1)'
+	@echo 'make test    run the fast tests, in about 10 minutes (JOBS=2 THREADS=1)'
 	@echo '             (CONFIGS=tcformer: only tests/tcformer and the contracts, for those configs)'
 	@echo 'make check   format, lint, documented arguments, then the fast tests'
 	@echo 'make bench   complexity and speed of the shipped TCFormers'
