@@ -7,6 +7,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from mmtoken.compat import prepare_hosts
 from torch import nn
@@ -20,8 +21,9 @@ def seed():
 
 
 @pytest.fixture(autouse=True)
-def no_visualizer_of_another_test():
-    """Hooks draw with the visualizer that was built last, which may be another host's."""
+def nothing_global_of_another_test():
+    """Each test starts without a default scope or a visualizer, which may be another host's."""
+    DefaultScope._instance_dict.clear()
     Visualizer._instance_dict.clear()
 
 
