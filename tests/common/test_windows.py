@@ -3,12 +3,16 @@
 import pytest
 import torch
 from mmtoken.common.windows import (
+    cut_windows,
+    join_windows,
     merge_windows,
     pad_to_windows,
     partition_windows,
     window_grid,
+    window_order,
     window_padding,
 )
+from parity import check_equal, rand
 
 SIZES = [(1, 1), (7, 7), (5, 9), (14, 8), (3, 21)]
 
@@ -40,3 +44,20 @@ def test_padding_has_the_value_and_the_place():
     assert window_padding((5, 7), 4) == (3, 1)
     assert x.shape == (1, 8, 8, 2)
     assert x[:, 5:].eq(3).all() and x[:, :, 7:].eq(3).all() and x[:, :5, :7].eq(0).all()
+
+
+@pytest.mark.parametrize('hw', SIZES)
+@pytest.mark.parametrize('size', [1, 2, 7])
+@pytest.mark.parametrize('shift', [0, 1, 3])
+def test_order_is_to_pad_roll_and_partition(hw, size, shift):
+    x = rand(2, hw[0] * hw[1], 3)
+    order = window_order(hw, size, shift, x.device)
+    padded = pad_to_windows(x.unflatten(1, hw), size)
+    rolled = padded.roll((-shift, -shift), (1, 2))
+    windows = partition_windows(rolled, size).unflatten(0, (2, -1))
+    check_equal(cut_windows(x, order), windows, dict(x=x))
+
+    y = rand(*windows.shape)
+    back = merge_windows(y.flatten(0, 1), size, padded.shape[1:3]).roll((shift, shift), (1, 2))
+    want = back[:, : hw[0], : hw[1]].flatten(1, 2)
+    check_equal(join_windows(y, order), want, dict(y=y))

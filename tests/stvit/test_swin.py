@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmtoken.stvit import reference
 from mmtoken.stvit.stage import SwinStage
-from mmtoken.stvit.swin import ConvStem, PatchMerging, SwinBlock, shift_mask
+from mmtoken.stvit.swin import ConvStem, PatchMerging, SwinBlock, plan_windows
 from parity import CPU, check_equal, rand
 
 
@@ -13,8 +13,8 @@ from parity import CPU, check_equal, rand
 def test_swin_block(randomize, hw, shift):
     block = randomize(SwinBlock(8, 2)).double()
     x = rand(2, hw[0] * hw[1], 8)
-    mask = shift_mask(hw, 7, shift, *CPU) if shift else None
-    got, want = block(x, hw, shift, mask), reference.swin_block(block, x, hw, shift)
+    cut = plan_windows(hw, 7, shift, *CPU)
+    got, want = block(x, *cut), reference.swin_block(block, x, hw, shift)
     check_equal(got, want, dict(block.named_parameters(), x=x))
 
 

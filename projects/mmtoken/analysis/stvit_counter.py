@@ -71,8 +71,11 @@ def _with_projected_padding(operations: list[Operation], attention: str) -> list
         [op for op in operations if _innermost(op) == f'{attention}.{name}']
         for name in ('qkv', 'proj')
     )
-    changed = {id(b): replace(b, macs=a.macs // 3) for a, b in zip(first, last)}
-    return [changed.get(id(op), op) for op in operations]
+    if not last:
+        return operations
+    # there may be several calls, and the first projection comes in pieces
+    whole = replace(last[0], macs=sum(op.macs for op in first) // 3)
+    return [op for op in operations if op not in last] + [whole]
 
 
 def _with_projected_copies(

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from .checks import HW, check_range
+from .pieces import map_pieces
+from .recompute import recompute
 
 
 class DropPath(nn.Module):
@@ -49,12 +51,14 @@ def drop_path_rates(drop_path_rate: float, depths: tuple[int, ...]) -> list[list
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between them.
 
+    The wide result of the GELU is not kept for the backward pass.
+
     Args:
         dim: C.
         hidden_dim: Width between the two layers.
 
     Shape:
-        - x: ``(..., C)``, returned in the same shape.
+        - x: ``(B, N, ..., C)``, returned in the same shape.
     """
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -64,7 +68,13 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return map_pieces(self._forward_piece, x)
+
+    def _forward_piece(self, x: Tensor) -> Tensor:
+        return recompute(self._activate, self.fc1(x))
+
+    def _activate(self, hidden: Tensor) -> Tensor:
+        return self.fc2(self.act(hidden))
 
 
 class ConvMlp(nn.Module):

@@ -6,6 +6,9 @@ windows of a map in raster order.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,3 +47,51 @@ def merge_windows(windows: Tensor, window_size: int, hw: HW) -> Tensor:
     x = windows.unflatten(0, (-1, *grid)).unflatten(3, (window_size, window_size))
     x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # from B rows columns w w C
     return x[:, : hw[0], : hw[1]]
+
+
+@dataclass(frozen=True)
+class WindowOrder:
+    """Where the patches of a map stand once it is padded, rolled and cut into windows.
+
+    One index instead of padding, rolling and partitioning, each of which copies the map. Letters
+    as above; N = H * W patches in raster order.
+
+    Args:
+        window_size: w.
+        patches: ``(K * w * w,)``, the patch at each place, any where there is padding.
+        padding: ``(P,)``, places of padding.
+        places: ``(N,)``, the place of each patch.
+    """
+
+    window_size: int
+    patches: Tensor
+    padding: Tensor
+    places: Tensor
+
+
+def window_order(hw: HW, window_size: int, shift: int, device: torch.device) -> WindowOrder:
+    """Order of a map of ``hw``, rolled up and to the left by ``shift`` after padding."""
+    (height, width), grid = hw, window_grid(hw, window_size)
+    rows, cols = (torch.arange(count * window_size, device=device) for count in grid)
+    down, across = (rows - shift) % len(rows), (cols - shift) % len(cols)
+    window = (down // window_size * grid[1])[:, None] + across // window_size
+    inside = (down % window_size * window_size)[:, None] + across % window_size
+    places = window * window_size**2 + inside
+    real = places[:height, :width].flatten()
+    padding = torch.cat((places[height:].flatten(), places[:height, width:].flatten()))
+    patches = torch.zeros(places.numel(), dtype=torch.long, device=device)
+    patches[real] = torch.arange(len(real), device=device)
+    return WindowOrder(window_size, patches, padding, real)
+
+
+def cut_windows(x: Tensor, order: WindowOrder) -> Tensor:
+    """``(B, N, C)`` -> ``(B, K, w * w, C)``, padded with zeros."""
+    windows = x.index_select(1, order.patches)
+    if len(order.padding):
+        windows.index_fill_(1, order.padding, 0.0)
+    return windows.unflatten(1, (-1, order.window_size**2))
+
+
+def join_windows(windows: Tensor, order: WindowOrder) -> Tensor:
+    """``(B, K, w * w, C)`` -> ``(B, N, C)``, the inverse of :func:`cut_windows`."""
+    return windows.flatten(1, 2).index_select(1, order.places)

@@ -9,7 +9,7 @@ Letters: B batch, N = H*W patches, S semantic tokens, C channels, h heads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -28,7 +28,7 @@ from .semantic_tokens import (
     attend_neighborhood,
     pool_windows,
 )
-from .swin import NORM_EPS, SwinBlock
+from .swin import NORM_EPS, Cut, SwinBlock
 
 Step = tuple[Tensor, Tensor | None]
 
@@ -46,8 +46,7 @@ class Plan:
         tiles: What recovery sees.
         semantic_bias: ``(s * K_down, s * K_across)``, hides semantic tokens that pool padding
             only; None where there are none, or where they take part.
-        shift_mask: Of shifted windows, see :func:`~mmtoken.stvit.swin.shift_mask`; None where a
-            window covers a side of the map, and nothing is shifted.
+        cuts: How ``'local'`` and ``'shifted'`` steps cut the map, if there are any.
     """
 
     geometry: Geometry
@@ -57,7 +56,7 @@ class Plan:
     crops: Tensor | None
     tiles: list[Tile]
     semantic_bias: Tensor | None
-    shift_mask: Tensor | None = None
+    cuts: dict[str, Cut] = field(default_factory=dict)
 
     @property
     def window_bias(self) -> Tensor | None:
@@ -169,15 +168,14 @@ class LocalStep(SwinBlock):
     """Patches attend to patches inside windows, which are not shifted."""
 
     def forward(self, patches: Tensor, semantic: Tensor | None, plan: Plan) -> Step:
-        return super().forward(patches, plan.geometry.hw), semantic
+        return super().forward(patches, *plan.cuts['local']), semantic
 
 
 class ShiftedStep(SwinBlock):
     """Patches attend to patches inside shifted windows."""
 
     def forward(self, patches: Tensor, semantic: Tensor | None, plan: Plan) -> Step:
-        shift = 0 if plan.shift_mask is None else plan.geometry.window_size // 2
-        return super().forward(patches, plan.geometry.hw, shift, plan.shift_mask), semantic
+        return super().forward(patches, *plan.cuts['shifted']), semantic
 
 
 class GenerateStep(SemanticBlock):

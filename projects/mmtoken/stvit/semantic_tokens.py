@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ..common.attention import multi_head_attention
 from ..common.checks import HW
+from ..common.recompute import recompute
 from ..common.windows import merge_windows, pad_to_windows, partition_windows, window_grid
 
 # What hides padding from attention; see visible_keys
@@ -219,19 +219,8 @@ def attend_neighborhood(
     Returns:
         As ``q``.
     """
-    if torch.is_grad_enabled() and kv.requires_grad:
-        # the squares repeat each patch 4 or 9 times: cut again in the backward pass, not kept
-        return checkpoint(
-            _attend_squares,
-            q,
-            kv,
-            outside,
-            num_heads,
-            near,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-    return _attend_squares(q, kv, outside, num_heads, near)
+    # the squares repeat each patch 4 or 9 times
+    return recompute(_attend_squares, q, kv, outside, num_heads, near)
 
 
 def _attend_squares(

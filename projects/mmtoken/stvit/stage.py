@@ -38,7 +38,7 @@ from .semantic_tokens import (
     plan_neighborhood,
     visible_keys,
 )
-from .swin import PatchMerging, SwinBlock, shift_mask
+from .swin import PatchMerging, SwinBlock, plan_windows
 
 # A dumbbell unit: image tokens, semantic tokens, image tokens again
 UNIT = ('local', 'generate', 'refine', 'semantic_local', 'semantic_global', 'recover')
@@ -97,11 +97,9 @@ class SwinStage(nn.Module):
         shift = self.window_size // 2
         if min(hw) <= self.window_size and not self.shifts_small_maps:
             shift = 0
-        mask = None
-        if shift and len(self.blocks) > 1:
-            mask = shift_mask(hw, self.window_size, shift, x.device, x.dtype)
+        cuts = [plan_windows(hw, self.window_size, by, x.device, x.dtype) for by in (0, shift)]
         for i, block in enumerate(self.blocks):
-            x = run(block, x, hw, shift, mask) if i % 2 else run(block, x, hw)
+            x = run(block, x, *cuts[i % 2])
         return x
 
 
@@ -203,11 +201,16 @@ class SemanticStage(nn.Module):
         # one tile, so that all weights of a patch are seen together
         tile = max(geometry.grid) if is_recording_attention() else TILE
         recover = recover if dense else None
-        tiles, shift = [], None
+        tiles = []
         if 'recover' in self.steps:
             tiles = plan_recovery(geometry, recover, mask, device, dtype, tile)
-        if 'shifted' in self.steps and min(hw) > self.window_size:
-            shift = shift_mask(hw, self.window_size, self.window_size // 2, device, dtype)
+        # where a window covers a side of the map, nothing is shifted
+        shift = self.window_size // 2 if min(hw) > self.window_size else 0
+        cuts = {
+            step: plan_windows(hw, self.window_size, by, device, dtype)
+            for step, by in (('local', 0), ('shifted', shift))
+            if step in self.steps
+        }
         return Plan(
             geometry=geometry,
             ignore_padding=mask == 'exact',
@@ -216,7 +219,7 @@ class SemanticStage(nn.Module):
             crops=None if dense else crop_index(geometry, CROP_REACH, device),
             tiles=tiles,
             semantic_bias=semantic_bias,
-            shift_mask=shift,
+            cuts=cuts,
         )
 
     def _note(self, step: str, plan: Plan, semantic: Tensor | None, units: list[dict]) -> None:

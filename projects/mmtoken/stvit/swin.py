@@ -7,6 +7,7 @@ batch, N = H*W patches in raster order, C channels, h heads, w side of a window,
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,21 @@ from torch.nn import functional as F
 from ..common.attention import multi_head_attention
 from ..common.blocks import DropPath, Mlp
 from ..common.checks import HW, check_divides
-from ..common.windows import merge_windows, pad_to_windows, partition_windows, window_padding
+from ..common.pieces import map_pieces
+from ..common.windows import (
+    WindowOrder,
+    cut_windows,
+    join_windows,
+    pad_to_windows,
+    partition_windows,
+    window_order,
+    window_padding,
+)
 
 NORM_EPS = 1e-5
 HIDDEN = -100.0  # added to the logits between regions that only a shift brought together
+# Where patches stand in windows, and the mask of shift_mask where they were shifted
+Cut = tuple[WindowOrder, Tensor | None]
 
 
 class ConvStem(nn.Module):
@@ -115,6 +127,14 @@ def shift_mask(
     return torch.zeros(apart.shape, dtype=dtype, device=device).masked_fill(apart, HIDDEN)[:, None]
 
 
+def plan_windows(
+    hw: HW, window_size: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> Cut:
+    """How a map of ``hw`` is cut after a shift, and the mask that goes with it."""
+    mask = shift_mask(hw, window_size, shift, device, dtype) if shift else None
+    return window_order(hw, window_size, shift, device), mask
+
+
 class WindowAttention(nn.Module):
     """Self-attention inside (shifted) windows with a learned bias per relative position.
 
@@ -126,10 +146,10 @@ class WindowAttention(nn.Module):
         window_size: w.
 
     Shape:
-        - x: ``(B, H, W, C)``, normalised.
-        - shift: How far the map is rolled before it is cut.
+        - x: ``(B, N, C)``, normalised.
+        - order: How the map is cut.
         - mask: ``(K, 1, w * w, w * w)`` of :func:`shift_mask`, or None.
-        - returns: ``(B, H, W, C)``.
+        - returns: ``(B, N, C)``.
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
@@ -144,24 +164,24 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, shift: int = 0, mask: Tensor | None = None) -> Tensor:
-        hw = tuple(x.shape[1:3])
-        padded = pad_to_windows(x, self.window_size)
-        if shift:
-            padded = padded.roll((-shift, -shift), (1, 2))
-        windows = partition_windows(padded, self.window_size)
-        q, k, v = self.qkv(windows).chunk(3, -1)
-        out = multi_head_attention(q, k, v, self.num_heads, self._bias(mask, len(x)))
-        out = merge_windows(out, self.window_size, padded.shape[1:3])
-        if shift:
-            out = out.roll((shift, shift), (1, 2))
-        return self.proj(out[:, : hw[0], : hw[1]])
+    def forward(self, x: Tensor, order: WindowOrder, mask: Tensor | None = None) -> Tensor:
+        masks = () if mask is None else (mask[None],)
+        attend = partial(self._attend, bias=self._bias())
+        windows = map_pieces(attend, cut_windows(x, order), *masks)
+        return self.proj(join_windows(windows, order))
 
-    def _bias(self, mask: Tensor | None, batch: int) -> Tensor:
-        """Relative positions, and between regions the mask: ``(1 or B * K, h, w * w, w * w)``."""
+    def _bias(self) -> Tensor:
+        """Bias of relative positions, ``(1, h, w * w, w * w)``."""
         rows = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        bias = rows.unflatten(0, self.relative_position_index.shape).permute(2, 0, 1)[None]
-        return bias if mask is None else (bias + mask).repeat(batch, 1, 1, 1)
+        return rows.unflatten(0, self.relative_position_index.shape).permute(2, 0, 1)[None]
+
+    def _attend(self, windows: Tensor, mask: Tensor | None = None, *, bias: Tensor) -> Tensor:
+        """Attention in ``(B, K, w * w, C)`` windows, with ``(1, K, 1, w * w, w * w)`` of masks."""
+        if mask is not None:
+            bias = (bias + mask[0]).repeat(len(windows), 1, 1, 1)
+        q, k, v = self.qkv(windows.flatten(0, 1)).chunk(3, -1)
+        out = multi_head_attention(q, k, v, self.num_heads, bias)
+        return out.unflatten(0, windows.shape[:2])
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}, window_size={self.window_size}'
@@ -178,7 +198,7 @@ class SwinBlock(nn.Module):
         drop_path: Stochastic depth of both branches, in [0, 1).
 
     Shape:
-        - x: ``(B, N, C)``; hw: the map; shift and mask: see :class:`WindowAttention`.
+        - x: ``(B, N, C)``; order and mask: see :class:`WindowAttention`.
         - returns: ``(B, N, C)``.
     """
 
@@ -197,7 +217,6 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, hw: HW, shift: int = 0, mask: Tensor | None = None) -> Tensor:
-        attended = self.attn(self.norm1(x).unflatten(1, hw), shift, mask)
-        x = x + self.drop_path(attended.flatten(1, 2))
+    def forward(self, x: Tensor, order: WindowOrder, mask: Tensor | None = None) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), order, mask))
         return x + self.drop_path(self.mlp(self.norm2(x)))
