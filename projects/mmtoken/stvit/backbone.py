@@ -5,33 +5,28 @@ Parameter names are those of the released checkpoints.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..common.backbone import Backbone, as_maps, resolve_arch
-from ..common.blocks import drop_path_rates
-from ..common.checks import check_choice, check_divides, check_image, check_length
+from ..common.backbone import as_maps, resolve_arch
+from ..common.checks import check_choice, check_image, check_length
 from ..common.recorder import start_record
+from .pyramid import NUM_STAGES, SEMANTIC_STAGE, STRIDES, Pyramid, init_swin_weights
 from .semantic_tokens import MASKS
 from .stage import FLAVOURS, UNIT, SemanticStage, SwinStage
-from .swin import NORM_EPS, ConvStem
 
 ARCHS = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
     'small': dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
     'base': dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
 }
-NUM_STAGES = 4
-STRIDES = (4, 8, 16, 32)
 RELEASED_WINDOWS = (7, 3, (14, 21, 27))
-SEMANTIC_STAGE = 2  # counted from 0
 
 
 @MODELS.register_module()
-class STViTR(Backbone):
+class STViTR(Pyramid):
     """Semantic-Token Vision Transformer with Recovery, on Swin.
 
     Args:
@@ -98,14 +93,21 @@ class STViTR(Backbone):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(NUM_STAGES, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
+        super().__init__(
+            spec,
+            mlp_ratio,
+            in_channels,
+            drop_path_rate,
+            out_indices,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            init_cfg,
+        )
         check_choice('flavour', flavour, FLAVOURS)
         check_choice('mask', mask, MASKS)
-        dims = stage_dims(spec['embed_dims'])
-        depths, heads = tuple(spec['depths']), tuple(spec['num_heads'])
-        check_pyramid(dims, depths, heads)
-        _check_units(depths)
+        _check_units(tuple(spec['depths']))
         _check_windows(window_size, semantic_window, key_windows, mask)
         if use_global_center and flavour == 'dense':
             raise ValueError(
@@ -113,29 +115,13 @@ class STViTR(Backbone):
                 f'got {flavour=}; leave it at False'
             )
         self.flavour = flavour
-        self.in_channels = in_channels
         self.stgm_residual = flavour == 'dense' if stgm_residual is None else stgm_residual
-        built = max(self.out_indices) + 1
-        self.out_channels = self.select(dims)
-        self.out_strides = self.select(STRIDES)
-        rates = drop_path_rates(drop_path_rate, depths)
-
-        self.patch_embed = ConvStem(in_channels, dims[0])
-        self.stage_modules.append(['patch_embed'])
-        self.layers = nn.ModuleList()
-        for stage in range(built):
-            common = dict(
-                dim=dims[stage],
-                num_heads=heads[stage],
-                drop_paths=rates[stage],
-                window_size=window_size,
-                mlp_ratio=mlp_ratio,
-                merges=stage + 1 < built,
-            )
+        for stage, common in enumerate(self.stage_arguments):
+            common = dict(common, window_size=window_size, merges=stage + 1 < len(self.depths))
             if stage == SEMANTIC_STAGE:
                 layer = SemanticStage(
                     number=stage + 1,
-                    steps=UNIT * (depths[stage] // len(UNIT)),
+                    steps=UNIT * (self.depths[stage] // len(UNIT)),
                     flavour=flavour,
                     mask=mask,
                     residual=self.stgm_residual,
@@ -147,16 +133,7 @@ class STViTR(Backbone):
                 )
             else:
                 layer = SwinStage(shifts_small_maps=flavour == 'dense', **common)
-            self.layers.append(layer)
-            names = [f'layers.{stage}.blocks', f'layers.{stage}.semantic_token2']
-            if stage > 0:
-                names.insert(0, f'layers.{stage - 1}.downsample')
-            if stage in self.out_indices:
-                norm = self._norm_name(stage)
-                self.add_module(norm, nn.LayerNorm(dims[stage], eps=NORM_EPS))
-                names.append(norm)
-            self.stage_modules.append(names)
-        self.depths = depths[:built]
+            self.add_stage(layer, self._norm_name(stage))
         self.apply(init_swin_weights)
         self.finish()
 
@@ -175,8 +152,7 @@ class STViTR(Backbone):
         for stage, layer in enumerate(self.layers):
             x = layer(x, hw, self.run_block)
             if stage in self.out_indices:
-                normed = getattr(self, self._norm_name(stage))(x)
-                maps.append(normed.transpose(1, 2).unflatten(2, hw))
+                maps.append(self.normed_map(x, hw, self._norm_name(stage)))
             if layer.downsample is not None:
                 x, hw = layer.downsample(x, hw)
         return as_maps(maps)
@@ -212,32 +188,6 @@ class STViTR(Backbone):
         if stage is not None and has_center != (stage.semantic_token2 is not None):
             return f'The file needs use_global_center={has_center}.'
         return ''
-
-
-def init_swin_weights(module: nn.Module) -> None:
-    """Initial values of Swin, for ``model.apply``: truncated normal, std 0.02, and bias 0."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def stage_dims(embed_dims: int) -> tuple[int, ...]:
-    """Widths of the stages, doubled in each; raise unless that of the first is one even number."""
-    if not isinstance(embed_dims, numbers.Integral) or embed_dims < 2 or embed_dims % 2:
-        raise ValueError(
-            'embed_dims must be one even number, the width of the first stage (doubled in each, '
-            f'halved in the stem), got {embed_dims!r}; 96 and 128 are published'
-        )
-    return tuple(embed_dims * 2**stage for stage in range(NUM_STAGES))
-
-
-def check_pyramid(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int]) -> None:
-    """Raise unless there are four depths and four numbers of heads that divide the widths."""
-    check_length('depths', depths, NUM_STAGES, 'stage')
-    check_length('num_heads', heads, NUM_STAGES, 'stage')
-    for num_heads, dim in zip(heads, dims):
-        check_divides('num_heads', num_heads, 'embed_dims', dim)
 
 
 def _check_units(depths: Sequence[int]) -> None:

@@ -30,8 +30,8 @@ from ..common.recorder import (
     start_record,
 )
 from ..common.transformer import TransformerBlock
-from .backbone import init_swin_weights
 from .blocks import Plan, RefineStep, SemanticBlock, attend_all
+from .pyramid import init_swin_weights
 from .semantic_tokens import Geometry, describe
 from .swin import HIDDEN
 

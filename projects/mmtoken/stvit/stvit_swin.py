@@ -16,22 +16,13 @@ from collections.abc import Sequence
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..common.backbone import Backbone, as_maps, resolve_arch
-from ..common.blocks import drop_path_rates
+from ..common.backbone import as_maps, resolve_arch
 from ..common.checks import HW, check_choice, check_image
 from ..common.recorder import start_record
-from .backbone import (
-    NUM_STAGES,
-    SEMANTIC_STAGE,
-    STRIDES,
-    check_pyramid,
-    init_swin_weights,
-    stage_dims,
-)
 from .blocks import Plan
+from .pyramid import SEMANTIC_STAGE, STRIDES, Pyramid, init_swin_weights
 from .semantic_tokens import MASKS, Geometry
 from .stage import SemanticStage, SwinStage
-from .swin import NORM_EPS, ConvStem
 
 ARCHS = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), num_local=2),
@@ -41,7 +32,7 @@ ARCHS = {
 
 
 @MODELS.register_module()
-class STViTSwin(Backbone):
+class STViTSwin(Pyramid):
     """Semantic-Token Vision Transformer on Swin, without recovery.
 
     Args:
@@ -89,46 +80,24 @@ class STViTSwin(Backbone):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(NUM_STAGES, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
+        super().__init__(
+            spec,
+            mlp_ratio,
+            in_channels,
+            drop_path_rate,
+            out_indices,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            init_cfg,
+        )
         check_choice('mask', mask, [kind for kind in MASKS if kind != 'released'])
-        dims = stage_dims(spec['embed_dims'])
-        depths, heads = tuple(spec['depths']), tuple(spec['num_heads'])
-        check_pyramid(dims, depths, heads)
-        num_local, last = spec['num_local'], depths[SEMANTIC_STAGE] - 2
-        if not 0 <= num_local <= last:
-            raise ValueError(
-                f'num_local must leave two generation steps of the third of depths, so lie in '
-                f'[0, {last}], got {num_local=} and {depths=}; 2 of 6 and 10 of 18 fit the paper'
-            )
-        local = ('local', 'shifted') * num_local
-        semantic = ('semantic_local', 'semantic_global') * (last - num_local)
-        steps = {
-            SEMANTIC_STAGE: (
-                *local[:num_local],
-                'generate',
-                'refine',
-                *semantic[: last - num_local],
-            ),
-            SEMANTIC_STAGE + 1: ('semantic_global',) * depths[-1],
-        }
-        self.in_channels = in_channels
-        built = max(self.out_indices) + 1
-        self.out_channels = self.select(dims)
         self.out_strides = self.select((*STRIDES[:SEMANTIC_STAGE], 112 / 3, 112 / 3))
-        rates = drop_path_rates(drop_path_rate, depths)
-
-        self.patch_embed = ConvStem(in_channels, dims[0])
-        self.stage_modules.append(['patch_embed'])
-        self.layers = nn.ModuleList()
-        for stage in range(built):
-            common = dict(
-                dim=dims[stage],
-                num_heads=heads[stage],
-                drop_paths=rates[stage],
-                mlp_ratio=mlp_ratio,
-                merges=stage + 1 < built and stage < SEMANTIC_STAGE,
-            )
+        steps = _steps(tuple(spec['depths']), spec['num_local'])
+        for stage, common in enumerate(self.stage_arguments):
+            is_last = stage + 1 == len(self.depths)
+            common = dict(common, merges=not is_last and stage < SEMANTIC_STAGE)
             if stage in steps:
                 layer = SemanticStage(
                     number=stage + 1,
@@ -142,17 +111,10 @@ class STViTSwin(Backbone):
                 )
             else:
                 layer = SwinStage(shifts_small_maps=False, **common)
-            self.layers.append(layer)
-            if stage == SEMANTIC_STAGE + 1:  # tokens do not lie on a grid that could be merged
-                self.layers[SEMANTIC_STAGE].downsample = nn.Linear(dims[stage - 1], dims[stage])
-            names = [f'layers.{stage}.blocks', f'layers.{stage}.semantic_token2']
-            if stage > 0:
-                names.insert(0, f'layers.{stage - 1}.downsample')
-            if stage in self.out_indices:
-                self.add_module(f'norm{stage}', nn.LayerNorm(dims[stage], eps=NORM_EPS))
-                names.append(f'norm{stage}')
-            self.stage_modules.append(names)
-        self.depths = depths[:built]
+            if stage == SEMANTIC_STAGE and not is_last:
+                # tokens do not lie on a grid that could be merged
+                layer.downsample = nn.Linear(common['dim'], 2 * common['dim'])
+            self.add_stage(layer, f'norm{stage}')
         self.apply(init_swin_weights)
         self.finish()
 
@@ -178,8 +140,7 @@ class STViTSwin(Backbone):
                 plan = layer.plan(hw, x.device, x.dtype)
                 hw = plan.geometry.semantic_hw
             if stage in self.out_indices:
-                normed = getattr(self, f'norm{stage}')(x)
-                maps.append(normed.transpose(1, 2).unflatten(2, hw))
+                maps.append(self.normed_map(x, hw, f'norm{stage}'))
             if plan is not None and layer.downsample is not None:
                 x = layer.downsample(x)
             elif layer.downsample is not None:
@@ -192,6 +153,27 @@ class STViTSwin(Backbone):
         for block in layer.blocks:
             _, x = self.run_block(block, patches, x, plan)
         return x
+
+
+def _steps(depths: tuple[int, ...], num_local: int) -> dict[int, tuple[str, ...]]:
+    """Names of the steps of the last two stages."""
+    last = depths[SEMANTIC_STAGE] - 2
+    if not 0 <= num_local <= last:
+        raise ValueError(
+            f'num_local must leave two generation steps of the third of depths, so lie in '
+            f'[0, {last}], got {num_local=} and {depths=}; 2 of 6 and 10 of 18 fit the paper'
+        )
+    local = ('local', 'shifted') * num_local
+    semantic = ('semantic_local', 'semantic_global') * (last - num_local)
+    return {
+        SEMANTIC_STAGE: (
+            *local[:num_local],
+            'generate',
+            'refine',
+            *semantic[: last - num_local],
+        ),
+        SEMANTIC_STAGE + 1: ('semantic_global',) * depths[SEMANTIC_STAGE + 1],
+    }
 
 
 def _patches(hw: HW) -> HW:
