@@ -96,14 +96,14 @@ class STViTR(Pyramid):
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
         super().__init__(
             spec,
-            mlp_ratio,
-            in_channels,
-            drop_path_rate,
-            out_indices,
-            frozen_stages,
-            norm_eval,
-            with_cp,
-            init_cfg,
+            mlp_ratio=mlp_ratio,
+            in_channels=in_channels,
+            drop_path_rate=drop_path_rate,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
         )
         check_choice('flavour', flavour, FLAVOURS)
         check_choice('mask', mask, MASKS)

@@ -83,14 +83,14 @@ class STViTSwin(Pyramid):
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
         super().__init__(
             spec,
-            mlp_ratio,
-            in_channels,
-            drop_path_rate,
-            out_indices,
-            frozen_stages,
-            norm_eval,
-            with_cp,
-            init_cfg,
+            mlp_ratio=mlp_ratio,
+            in_channels=in_channels,
+            drop_path_rate=drop_path_rate,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
         )
         check_choice('mask', mask, [kind for kind in MASKS if kind != 'released'])
         self.out_strides = self.select((*STRIDES[:SEMANTIC_STAGE], 112 / 3, 112 / 3))
