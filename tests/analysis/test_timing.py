@@ -38,7 +38,7 @@ def test_models_take_turns():
 
 def test_times_are_milliseconds():
     times = time_interleaved(dict(a=lambda: time.sleep(0.02)), 1, 0, CPU)
-    assert 20 <= times['a'].median < 200
+    assert 20 <= times['a'].median < 2000
 
 
 def test_outputs_of_all_shapes():
