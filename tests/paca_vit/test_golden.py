@@ -54,7 +54,7 @@ def backbone_runs():
                     yield pytest.param(name, dtype, recording, id=f'{name}-{dtype}{how}')
 
 
-@pytest.mark.parametrize(('name', 'dtype', 'recording'), backbone_runs())
+@pytest.mark.parametrize(('name', 'dtype', 'recording'), list(backbone_runs()))
 def test_backbone(name, dtype, recording):
     case = golden.CASES[name]
     stored = {output['name'] for output in case['outputs']}
