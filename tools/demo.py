@@ -72,7 +72,7 @@ TASKS = {
         person_in_a_box,
     ),
     'detection': Task(
-        'configs/demo/mask-rcnn_paca-vit-demo_fpn_1xb8-12e_demo-160x128.py',
+        'configs/demo/mask-rcnn_paca-vit-demo_fpn_1xb8-10e_demo-160x128.py',
         {'coco/segm_mAP': 'mask AP', 'coco/bbox_mAP': 'box AP'},
         draw_detections,
         7,

@@ -1,4 +1,4 @@
-"""Mask R-CNN with a small PaCa-ViT on drawn scenes (7 classes), 160x128, 12 epochs on a CPU.
+"""Mask R-CNN with a small PaCa-ViT on drawn scenes (7 classes), 160x128, 10 epochs on a CPU.
 
 python tools/demo_data data/demo --num-train 400 --num-val 80 && python tools/train.py <this file>
 """
@@ -94,12 +94,12 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=f'{data_root}/annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-# 12 epochs x 50 steps from random weights, so they are large ones
+# 10 epochs x 50 steps from random weights, so they are large ones
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0))
-train_cfg = dict(max_epochs=12, val_interval=12)
+train_cfg = dict(max_epochs=10, val_interval=10)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', begin=0, end=12, milestones=[9, 11], gamma=0.1, by_epoch=True),
+    dict(type='MultiStepLR', begin=0, end=10, milestones=[7, 9], gamma=0.1, by_epoch=True),
 ]
 auto_scale_lr = dict(base_batch_size=8)  # 1 x 8 images
 default_hooks = dict(logger=dict(interval=5))
