@@ -29,13 +29,17 @@ def test_keeps_the_arguments_alone():
     assert kept(lambda: recompute(wide, x, factor)) <= x.numel() + factor.numel()
 
 
-@pytest.mark.parametrize('what', ['no_grad', 'no gradient needed'])
-def test_without_a_backward_pass_it_is_a_plain_call(monkeypatch, what):
+@pytest.mark.parametrize('random', [False, True])
+def test_random_numbers_are_drawn_again_where_there_are_any(random):
+    x = rand(1000)
+    dropped = recompute(torch.dropout, x, 0.5, True, is_random=random)
+    torch.rand(1)
+    dropped.sum().backward()
+    assert torch.equal(x.grad, (dropped != 0) * 2.0) == random
+
+
+def test_inference_is_a_plain_call(monkeypatch):
     monkeypatch.setattr('mmtoken.common.recompute.checkpoint', None)
     x, factor = rand(3, 4), rand(20)
-    if what == 'no_grad':
-        with torch.no_grad():
-            got = recompute(wide, x, factor)
-    else:
-        got = recompute(wide, x.detach(), factor.detach())
-    assert torch.equal(got, wide(x, factor))
+    with torch.no_grad():
+        assert torch.equal(recompute(wide, x, factor), wide(x, factor))

@@ -1,5 +1,7 @@
 """The contract of design section 3 over every backbone that is registered by mmtoken."""
 
+import contextlib
+
 import mmtoken
 import paca_tiny
 import pytest
@@ -7,6 +9,7 @@ import stvit_tiny
 import torch
 from mmengine.registry import MODELS
 from mmtoken.common.backbone import Backbone, resolve_arch
+from mmtoken.common.recorder import record_tokens
 from tiny import TINY
 from torch import nn
 
@@ -94,6 +97,20 @@ def test_checkpointing_changes_nothing(name, randomize):
         sum(m.square().mean() for m in model(image)).backward()
     for (key, p), q in zip(plain.named_parameters(), cp.parameters()):
         torch.testing.assert_close(p.grad, q.grad, msg=lambda m, k=key: f'{k}: {m}')
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_what_was_recorded_can_be_trained(name, with_cp, randomize):
+    """The backward pass may come when nobody records any more."""
+    model = randomize(build(name, with_cp=with_cp)).double()
+    image = torch.randn(2, 3, 40, 56, dtype=torch.float64)
+    gradients = []
+    for recording in (contextlib.nullcontext(), record_tokens(model)):
+        with recording:
+            loss = sum(m.square().mean() for m in model(image))
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    for want, got in zip(*gradients):
+        torch.testing.assert_close(got, want)
 
 
 def test_checkpointing_with_drop_path_replays_the_same_choice(name):

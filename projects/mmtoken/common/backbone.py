@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from .checkpoints import StrictInitModule
 from .checks import HW
+from .recompute import recompute
 
 
 def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[str]) -> dict:
@@ -141,7 +141,7 @@ class Backbone(StrictInitModule):
     def run_block(self, block: nn.Module, *args: Any) -> Any:
         """Call a block, under activation checkpointing when asked for and training."""
         if self.with_cp and self.training:
-            return checkpoint(block, *args, use_reentrant=False)
+            return recompute(block, *args, is_random=True)
         return block(*args)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

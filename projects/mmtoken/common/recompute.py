@@ -6,24 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .recorder import is_recording_attention
 
-def recompute(function: Callable[..., Any], *args: Any) -> Any:
+
+def recompute(function: Callable[..., Any], *args: Any, is_random: bool = False) -> Any:
     """``function(*args)``, whose intermediate results are computed again in the backward pass.
 
-    For functions without randomness, of which the intermediate results are large and cheap. In
-    inference a plain call.
+    A plain call in inference, and while attention is recorded: nobody listens any more when the
+    backward pass repeats the call, which would then take another path.
 
     Args:
         function: What to call.
-        *args: Its arguments, tensors among them.
+        *args: Its arguments.
+        is_random: Whether it draws random numbers, which have to be drawn again.
 
     Returns:
         What it returns.
     """
-    needs_grad = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
-    if not (needs_grad and torch.is_grad_enabled()):
+    if is_recording_attention() or not torch.is_grad_enabled():
         return function(*args)
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=is_random)
