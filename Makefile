@@ -58,6 +58,6 @@ check: setup
 	$(PYTEST)
 
 bench: setup
-	$(PY) tools/analysis/complexity.py $(LIGHT) --shape 256 192
-	$(PY) tools/analysis/complexity.py $(BASE) --shape 256 192
-	$(PY) tools/analysis/latency.py $(LIGHT) $(BASE) --shape 256 192
+	$(PY) tools/analysis/count.py $(LIGHT) --shape 256 192
+	$(PY) tools/analysis/count.py $(BASE) --shape 256 192
+	$(PY) tools/analysis/compare_speed.py $(LIGHT) $(BASE) --shape 256 192

@@ -47,7 +47,7 @@ class Task:
         draw: Draws predictions: (config, checkpoint, data folder, file to write).
         minutes: Roughly how long training takes on two cores.
         picture: Gives the picture whose tokens are drawn: arguments of
-            ``tools/analysis/token_maps.py`` for a data folder.
+            ``tools/analysis/draw_tokens.py`` for a data folder.
     """
 
     config: str
@@ -226,7 +226,7 @@ def main() -> None:
         task.draw(cfg, str(trained), args.data_dir, predictions)
     image, *where = task.picture(args.data_dir)
     run_tool(
-        *('analysis/token_maps.py', config, trained, image, '--out-dir', tokens, '--overwrite'),
+        *('analysis/draw_tokens.py', config, trained, image, '--out-dir', tokens, '--overwrite'),
         *where,
         log=args.work_dir / 'token_maps.log',
     )

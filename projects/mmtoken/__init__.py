@@ -18,9 +18,9 @@ except ModuleNotFoundError as error:
         '"pip install mmengine" next to the official mmcv, mmdet, mmseg and mmpose)'
     ) from error
 
-from .common.optimizer import RoleOptimWrapperConstructor
 from .common.recorder import record_tokens
 from .paca_vit import PaCaViT
+from .paca_vit.optimizer import RoleOptimWrapperConstructor
 from .stvit import STViTDeiT, STViTR, STViTSwin
 from .tcformer import MTA, TCFormer
 

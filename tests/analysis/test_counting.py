@@ -3,16 +3,15 @@ import functools
 import pytest
 import torch
 from mmtoken import MTA, TCFormer, record_tokens
-from mmtoken.analysis.complexity import (
+from mmtoken.analysis.counting import (
     count_complexity,
     count_parameters,
     format_table,
     stage_rows,
 )
-from mmtoken.analysis.tcformer_counter import count_as_published
+from mmtoken.analysis.published import count_as_published
 from mmtoken.common.attention import multi_head_attention
-from mmtoken.common.tokens import Bags
-from mmtoken.paca_vit.clustering import pool_clusters
+from mmtoken.tcformer.tokens import Bags
 from tiny import TINY
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -107,7 +106,9 @@ def test_scattered_sums_count_but_integers_do_not():
 
 
 def test_products_of_a_clustering_module_are_clustering():
-    class ClusteringTokenMerge(nn.Module):
+    class Merge(nn.Module):
+        counts_as = {'': 'clustering'}
+
         def __init__(self):
             super().__init__()
             self.norm = nn.Linear(4, 4)
@@ -116,7 +117,7 @@ def test_products_of_a_clustering_module_are_clustering():
             x = self.norm(x)
             return x @ x.transpose(1, 2)
 
-    model = nn.Sequential(ClusteringTokenMerge())
+    model = nn.Sequential(Merge())
     counted = count_complexity(model, lambda: model(torch.zeros(2, 5, 4)))
     assert counted.macs == {'0': {'linear': 2 * 5 * 4 * 4, 'clustering': 2 * 5 * 5 * 4}}
 
@@ -127,22 +128,19 @@ def test_forward_that_a_host_calls_directly_has_its_row():
     assert counted.macs == {'head': {'linear': 15}} and counted.uncounted == ()
 
 
-def test_all_inside_a_child_named_clustering_is_clustering():
+def test_everything_inside_a_declared_child_is_clustering():
     layers = nn.Sequential(nn.Conv1d(2, 3, 1), nn.Linear(7, 5))
-    model = nn.ModuleDict(dict(attn=nn.ModuleDict(dict(clustering=layers, q=nn.Linear(5, 5)))))
+    attn = nn.ModuleDict(dict(scores=layers, q=nn.Linear(5, 5)))
+    attn.counts_as = {'scores': 'clustering'}
+    model = nn.ModuleDict(dict(attn=attn))
     x = torch.zeros(1, 2, 7)
-    counted = count_complexity(model, lambda: model.attn.q(model.attn.clustering(x)))
+    counted = count_complexity(model, lambda: model.attn.q(model.attn.scores(x)))
     assert counted.macs == {'attn': {'clustering': 7 * 2 * 3 + 3 * 7 * 5, 'linear': 3 * 5 * 5}}
 
 
-def test_sums_over_the_patches_of_clusters_are_clustering():
+def test_undeclared_batched_products_are_attention():
     assign, x = torch.zeros(2, 5, 7), torch.zeros(2, 7, 4)
-    assert macs(pool_clusters, assign, x) == {'clustering': 2 * 5 * 7 * 4}
     assert macs(torch.matmul, assign, x) == {'attention': 2 * 5 * 7 * 4}
-    assert macs(lambda: F.linear(pool_clusters(assign, x), torch.zeros(3, 4))) == {
-        'clustering': 2 * 5 * 7 * 4,
-        'linear': 2 * 5 * 4 * 3,
-    }
 
 
 def test_weights_that_torch_does_not_see_are_named():
@@ -329,6 +327,7 @@ def test_stage_columns_of_the_specification():
 
 def test_published_convention_needs_tcformer():
     with pytest.raises(
-        ValueError, match="that of TCFormer, PaCa-ViT or STViT-R, got a Linear .* 'exact'"
+        ValueError,
+        match="needs a model with a part of paca_vit, stvit, tcformer, got a Linear .* 'exact'",
     ):
         count_as_published(nn.Linear(2, 2), lambda: None)

@@ -11,7 +11,7 @@ from mmtoken.analysis.timing import (
     peak_memory,
     time_interleaved,
 )
-from mmtoken.common.tokens import TokenSet
+from mmtoken.tcformer.tokens import TokenSet
 from torch import nn
 
 CPU = torch.device('cpu')

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from mmtoken.common.blocks import ConvMlp, DropPath, drop_path_rates, init_vit_weights
+from mmtoken.common.layers import ConvMlp, DropPath, drop_path_rates, init_vit_weights
 from torch import nn
 
 

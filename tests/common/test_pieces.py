@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmtoken.common.blocks import Mlp
+from mmtoken.common.layers import Mlp
 from mmtoken.common.pieces import ROWS, map_pieces
 from parity import check_equal, rand
 

@@ -3,7 +3,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
-from mmtoken.paca_vit import head as fast
+from mmtoken.paca_vit import class_attention as fast
 from mmtoken.paca_vit import reference
 from torch import nn
 from torch.nn import functional as F
@@ -81,7 +81,8 @@ def test_equals_the_published_form(norm, randomize, monkeypatch):
     leaves = [*maps, *head.parameters()]
     got = head._forward(maps)
     for name in ('project_levels', 'pool_classes', 'attend_to_classes'):
-        monkeypatch.setattr(f'mmtoken.paca_vit.mmseg_head.{name}', getattr(reference, name))
+        where = 'class_attention' if name == 'pool_classes' else 'mmseg_head'
+        monkeypatch.setattr(f'mmtoken.paca_vit.{where}.{name}', getattr(reference, name))
     want = head._forward(maps)
     grads = []
     for outs in (got, want):

@@ -3,7 +3,9 @@ import pytest
 import torch
 from mmtoken import PaCaViT, STViTDeiT, STViTR, STViTSwin
 from mmtoken.analysis.drawing import MARK, draw_heat
-from mmtoken.analysis.semantic_maps import (
+from mmtoken.analysis.records import record_backbone
+from mmtoken.common.recorder import record_tokens
+from mmtoken.stvit.maps import (
     SemanticUnit,
     choose_tokens,
     draw_semantic_maps,
@@ -15,9 +17,8 @@ from mmtoken.analysis.semantic_maps import (
     strongest_tokens,
     token_part,
 )
-from mmtoken.analysis.token_maps import draw_token_maps, record_backbone
-from mmtoken.common.recorder import record_tokens
 from mmtoken.stvit.semantic_tokens import Geometry
+from mmtoken.tcformer.maps import draw_token_maps
 from stvit_tiny import DEIT, SWIN, TINY
 from torch import nn
 
@@ -113,9 +114,7 @@ def test_refusals(backbone, inputs, images):
     )
     with pytest.raises(ValueError, match='got none in any stage; use STViTR, STViTSwin or STViTD'):
         draw_semantic_maps(paca, inputs, images)
-    with pytest.raises(
-        ValueError, match="token sets, got one that records 'units'; use .*semantic"
-    ):
+    with pytest.raises(ValueError, match="token sets, got one that records 'units'; use the maps"):
         draw_token_maps(backbone, inputs, images)
     with pytest.raises(
         ValueError, match='clusters or semantic tokens, got STViTR without any; use'

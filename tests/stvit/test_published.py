@@ -3,9 +3,9 @@
 import pytest
 import torch
 from mmtoken import STViTR, STViTSwin, record_tokens
-from mmtoken.analysis.complexity import count_complexity
-from mmtoken.analysis.stvit_counter import count_as_published
-from mmtoken.stvit.backbone import ARCHS
+from mmtoken.analysis.counting import count_complexity
+from mmtoken.analysis.published import count_as_published
+from mmtoken.stvit.stvit_r import ARCHS
 from stvit_tiny import SWIN, TINY
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -103,7 +103,10 @@ def test_original_of_what_is_built():
 @pytest.mark.parametrize('model', [nn.Linear(2, 2), STViTSwin(SWIN)])
 def test_other_models_have_no_original(model):
     name = type(model).__name__
-    with pytest.raises(ValueError, match=f'counts STViT-R, got a {name} without any; use count_c'):
+    with pytest.raises(
+        ValueError,
+        match=f'needs a model with a part of paca_vit, stvit, tcformer, got a {name} without any',
+    ):
         count_as_published(model, lambda: None)
 
 

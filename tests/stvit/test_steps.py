@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from mmtoken.stvit.blocks import CrossAttention, SemanticBlock, WindowDropPath, resize_center
 from mmtoken.stvit.semantic_tokens import Geometry
+from mmtoken.stvit.steps import CrossAttention, SemanticBlock, WindowDropPath, resize_center
 
 
 def test_drop_path_drops_windows():

@@ -4,7 +4,7 @@ import pytest
 import stvit_tiny
 import torch
 from mmtoken import STViTDeiT, record_tokens
-from mmtoken.analysis.complexity import count_complexity
+from mmtoken.analysis.counting import count_complexity
 from mmtoken.stvit import reference
 from mmtoken.stvit.semantic_tokens import Geometry
 from mmtoken.stvit.stvit_deit import SpatialPooling

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmtoken.common import reference
-from mmtoken.common.transformer import SelfAttention, TransformerBlock
+from mmtoken.stvit.transformer import SelfAttention, TransformerBlock
 from parity import check_equal, rand
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 from mmtoken import TCFormer
-from mmtoken.common.tokens import tokens_to_map
 from mmtoken.tcformer import reference
+from mmtoken.tcformer.tokens import tokens_to_map
 from tiny import TINY
 
 # the second block of a stage sees tokens of its own

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from mmtoken.common.tokens import TokenSet
 from mmtoken.tcformer import reference
-from mmtoken.tcformer.merging import ClusteringTokenMerge, TokenConv, halve, merge_tokens
+from mmtoken.tcformer.ctm import ClusteringTokenMerge, TokenConv, halve, merge_tokens
+from mmtoken.tcformer.tokens import TokenSet
 
 
 def grid_tokens(height, width, dim=4, batch=2):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from mmtoken.common.embed import OverlapPatchEmbed
+from mmtoken.tcformer.embed import OverlapPatchEmbed
 
 
 @pytest.mark.parametrize(('side', 'patches'), [(32, 8), (29, 8), (33, 9), (7, 2)])

@@ -4,15 +4,15 @@ import pytest
 import torch
 from golden import cases as golden
 from mmtoken import MTA, TCFormer
-from mmtoken.common.tokens import (
+from mmtoken.tcformer.clustering import cluster_dpc_knn
+from mmtoken.tcformer.ctm import merge_tokens
+from mmtoken.tcformer.tokens import (
     TokenSet,
     interpolate_tokens,
     map_index,
     map_to_tokens,
     tokens_to_map,
 )
-from mmtoken.tcformer.clustering import cluster_dpc_knn
-from mmtoken.tcformer.merging import merge_tokens
 
 MODELS = golden.names('tcformer')
 PRECISION = [

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from mmtoken.common.tokens import TokenSet
 from mmtoken.tcformer import reference
-from mmtoken.tcformer.blocks import TokenAttention, TokenBlock
-from mmtoken.tcformer.merging import ClusteringTokenMerge
+from mmtoken.tcformer.ctm import ClusteringTokenMerge
+from mmtoken.tcformer.layers import TokenAttention, TokenBlock
+from mmtoken.tcformer.tokens import TokenSet
 
 
 def merged_tokens(height=9, width=7, dim=8):

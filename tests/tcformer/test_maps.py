@@ -2,13 +2,8 @@ import numpy as np
 import pytest
 import torch
 from mmtoken import TCFormer
-from mmtoken.analysis.token_maps import (
-    draw_score_maps,
-    draw_token_maps,
-    record_backbone,
-    stage_labels,
-    stage_scores,
-)
+from mmtoken.analysis.records import record_backbone
+from mmtoken.tcformer.maps import draw_score_maps, draw_token_maps, stage_labels, stage_scores
 from tiny import TINY
 from torch import nn
 

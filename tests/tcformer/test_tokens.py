@@ -1,7 +1,7 @@
 import pytest
 import torch
-from mmtoken.common import reference
-from mmtoken.common.tokens import (
+from mmtoken.tcformer import reference
+from mmtoken.tcformer.tokens import (
     TokenSet,
     group_rows,
     interpolate_tokens,

@@ -1,7 +1,7 @@
 """Time two or more models side by side: A B A B ..., forward and training step.
 
-python tools/analysis/latency.py CONFIG_A CONFIG_B --shape H W [--batch N] [--rounds R] [--train]
-python tools/analysis/latency.py CONFIG --shape H W --variant local model.backbone.local_parts=4,2,1
+python tools/analysis/compare_speed.py CONFIG_A CONFIG_B --shape H W [--train] [--batch N] ...
+python tools/analysis/compare_speed.py CONFIG --shape H W --variant NAME KEY=VALUE ...
 
 A variant is the first config with other options. With --check-parity all models get the weights of
 the first and nothing is timed unless their outputs agree.
@@ -80,7 +80,7 @@ def check_args(args: argparse.Namespace) -> None:
             raise UsageError(f'--{name} must be at least {least}, got {value}')
     if len(args.configs) + len(args.variant) < 2:
         raise UsageError(
-            f'latency compares two or more models, got {args.configs}; name another config, or '
+            f'compare_speed needs two or more models, got {args.configs}; name another config, or '
             'add --variant NAME KEY=VALUE'
         )
     if args.device.startswith('cuda') and not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of a model, per stage and per kind of operation.
 
-python tools/analysis/complexity.py CONFIG --shape H W [--part backbone] [--json FILE] ...
+python tools/analysis/count.py CONFIG --shape H W [--part backbone] [--json FILE] ...
 
 Fused attention, clustering and token transforms are counted, which the hosts' tool does not see.
 One multiply with one add counts 1. Nothing is computed: shapes alone run through the model,
@@ -26,8 +26,8 @@ from _models import (
     read_config,
     run,
 )
-from mmtoken.analysis import pacavit_counter, stvit_counter, tcformer_counter
-from mmtoken.analysis.complexity import Complexity, count_complexity, format_table
+from mmtoken.analysis.counting import Complexity, count_complexity, format_table
+from mmtoken.analysis.published import count_as_published, published_rules
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -35,27 +35,10 @@ CONVENTIONS = {
     'exact': 'one multiply + one add = 1; matrix products, convolutions, attention, clustering '
     '(distances N M C, scores, weighted sums), sums of token transforms; biases, norms, '
     'activations, pooling and sorting count 0',
-    'original': 'TCFormer: inferred from the sums that were published: biases of convolutions, '
-    '2 per normalised number, N^2 (C + 1) + k N + N C per clustering, N0 (C + 4) per token '
-    'transform, too few keys in the first block of stage 4 (mmtoken/analysis/tcformer_counter.py). '
-    'PaCa-ViT: as exact, but 1x1 convolutions of the teacher and of PaCaHead after the resize, '
-    'where the authors have them (mmtoken/analysis/pacavit_counter.py). STViT-R: as exact, but '
-    'keys and values projected anew for each window that sees them, and padding projected too, as '
-    'in the released code (mmtoken/analysis/stvit_counter.py)',
+    'original': 'the arithmetic of the published code, for every part of the model '
+    'that has one: ' + ' '.join(published_rules()),
 }
-
-
-def count_original(model: nn.Module, run: Callable[[], Any]) -> Complexity:
-    """Count by the rules of the model's own authors."""
-    published = tcformer_counter
-    if pacavit_counter.has_pacavit(model):
-        published = pacavit_counter
-    elif stvit_counter.has_stvit(model):
-        published = stvit_counter
-    return published.count_as_published(model, run)
-
-
-COUNTERS = {'exact': count_complexity, 'original': count_original}
+COUNTERS = {'exact': count_complexity, 'original': count_as_published}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """Which pixels share a token at each stage, a cluster or a semantic token, drawn over pictures.
 
-python tools/analysis/token_maps.py CONFIG CHECKPOINT IMAGE... --out-dir DIR [--bbox X Y W H]
+python tools/analysis/draw_tokens.py CONFIG CHECKPOINT IMAGE... --out-dir DIR [--bbox X Y W H]
 
 Writes, per picture, one PNG per stage and a sheet of all of them. Where a backbone has soft
 clusters (PaCa-ViT), a stage shows which cluster weighs each patch most, and PICTURE_clusters2.png
@@ -22,17 +22,13 @@ import numpy as np
 from _models import UsageError, add_config_options, build_part, check_side, read_config, run
 from _pictures import choose_view, normalise, pad_inputs, pad_picture, padded_size, read_image
 from mmengine.config import Config
-from mmtoken.analysis.cluster_maps import draw_cluster_heats, draw_cluster_maps, stages_left_out
 from mmtoken.analysis.drawing import add_title, contact_sheet
-from mmtoken.analysis.semantic_maps import STEPS, draw_semantic_maps, draw_semantic_tokens
-from mmtoken.analysis.token_maps import (
-    draw_score_maps,
-    draw_token_maps,
-    record_backbone,
-    recorded_kind,
-)
+from mmtoken.analysis.records import record_backbone, recorded_kind
 from mmtoken.common.checkpoints import load_state_dict_strict, read_state_dict
 from mmtoken.common.recorder import TokenRecorder
+from mmtoken.paca_vit.maps import draw_cluster_heats, draw_cluster_maps, stages_left_out
+from mmtoken.stvit.maps import STEPS, draw_semantic_maps, draw_semantic_tokens
+from mmtoken.tcformer.maps import draw_score_maps, draw_token_maps
 from torch import Tensor, nn
 
 # what backbones record, and the options that they alone have
@@ -84,7 +80,7 @@ def check_paths(args: argparse.Namespace) -> None:
     """Raise unless there is something to draw and a place to write it to."""
     if not args.images:
         raise UsageError(
-            'token_maps needs CONFIG CHECKPOINT IMAGE..., got no image; name one, or pass '
+            'draw_tokens needs CONFIG CHECKPOINT IMAGE..., got no image; name one, or pass '
             '--random-weights and no checkpoint'
         )
     if args.out_dir.exists() and not args.out_dir.is_dir():

@@ -16,7 +16,6 @@ Biases, norms, activations, softmax, pooling, sorting and searching count 0.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -31,13 +30,6 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 aten = torch.ops.aten
 
 KINDS = ('linear', 'conv', 'attention', 'clustering', 'transforms')
-# Modules whose own matrix products, those of their children excepted, are clustering.
-CLUSTERING_MODULES = {'ClusteringTokenMerge'}
-# Names of children that are clustering with all that is inside them, whatever their class: the
-# layers that score patches, which users may write themselves, and a network that does nothing else.
-CLUSTERING_CHILDREN = {'clustering', 'paca_teacher'}
-# Functions of this suite whose matrix products are clustering: sums over the patches of a cluster.
-CLUSTERING_FUNCTIONS = {'pool_clusters', 'pool_classes'}
 OTHER = 'other'
 
 
@@ -145,6 +137,7 @@ class _Watch:
         self.ran: set[str] = set()
         self._path: list[tuple[str, nn.Module]] = []
         self._model = model
+        self._own, self._inside = declared_kinds(model)
 
     def formulas(self) -> dict[Any, Callable[..., int]]:
         """Torch's formulas and ours, each writing down what it sees."""
@@ -182,14 +175,15 @@ class _Watch:
 
     def _kind(self, op: str) -> str:
         name, innermost = self._path[-1] if self._path else ('', None)
-        if not CLUSTERING_CHILDREN.isdisjoint(name.split('.')) or _pools_clusters():
-            return 'clustering'
+        for part, kind in self._inside.items():
+            if f'{name}.'.startswith(f'{part}.'):
+                return kind
         if 'conv' in op:
             return 'conv'
         if 'attention' in op:
             return 'attention'
-        if type(innermost).__name__ in CLUSTERING_MODULES:
-            return 'clustering'
+        if name in self._own:
+            return self._own[name]
         if isinstance(innermost, nn.Linear) or op not in ('bmm', 'baddbmm'):
             return 'linear'
         return 'attention'
@@ -223,15 +217,23 @@ class _Watch:
         return watched
 
 
-def _pools_clusters() -> bool:
-    """Whether one of ``CLUSTERING_FUNCTIONS`` is running: operations are seen under their call."""
-    frame = sys._getframe()
-    while frame is not None:
-        ours = frame.f_globals.get('__name__', '').startswith('mmtoken.')
-        if ours and frame.f_code.co_name in CLUSTERING_FUNCTIONS:
-            return True
-        frame = frame.f_back
-    return False
+def declared_kinds(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
+    """What the modules of a model say about their matrix products in ``counts_as``.
+
+    ``counts_as`` maps the name of a child, or ``''`` for the module itself, to one of ``KINDS``.
+
+    Returns:
+        Qualified module name to the kind of its own matrix products; and to the kind of everything
+        that runs inside it.
+    """
+    own, inside = {}, {}
+    for name, module in model.named_modules():
+        for child, kind in getattr(module, 'counts_as', {}).items():
+            if child:
+                inside[f'{name}.{child}' if name else child] = kind
+            else:
+                own[name] = kind
+    return own, inside
 
 
 def _first(count: int, formula: Callable[..., int]) -> Callable[..., int]:

@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from ..common.tokens import TokenSet
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -50,10 +48,10 @@ class Summary:
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
-    """The floating-point tensors inside nested outputs; of token sets their features."""
+    """The floating-point tensors inside nested outputs; of token records their features ``x``."""
     if isinstance(outputs, Tensor):
         return [outputs] if outputs.is_floating_point() else []
-    if isinstance(outputs, TokenSet):
+    if isinstance(getattr(outputs, 'x', None), Tensor):
         return [outputs.x]
     if isinstance(outputs, Mapping):
         outputs = outputs.values()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..common.attention import multi_head_attention
 from ..common.checks import HW, check_divides, check_range
-from .clustering import assign_patches, build_clustering, pool_clusters
+from .clustering import ClusterPooling, assign_patches, build_clustering
 
 NORM_EPS = 1e-6
 
@@ -38,6 +38,8 @@ class PatchToClusterAttention(nn.Module):
         - returns: ``(B, N, C)`` and the assignment that was used (None where M is 0).
     """
 
+    counts_as = {'clustering': 'clustering', 'pool': 'clustering'}
+
     def __init__(
         self,
         dim: int,
@@ -54,6 +56,7 @@ class PatchToClusterAttention(nn.Module):
         self.num_heads = num_heads
         self.num_clusters = num_clusters
         self.attn_drop = attn_drop
+        self.pool = ClusterPooling() if num_clusters else None
         self.cluster_norm = nn.LayerNorm(dim, eps=NORM_EPS) if num_clusters else None
         self.clustering = None
         if num_clusters and clustering is not None:
@@ -82,7 +85,7 @@ class PatchToClusterAttention(nn.Module):
         return self.proj_drop(self.proj(out)), assign
 
     def _cluster_tokens(self, x: Tensor, assign: Tensor) -> Tensor:
-        clusters = pool_clusters(assign, x)  # B M C
+        clusters = self.pool(assign, x)  # B M C
         if self.cluster_pos_enc is not None:
             clusters = clusters + self.cluster_pos_enc
         return self.cluster_norm(clusters)

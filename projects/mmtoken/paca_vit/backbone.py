@@ -12,12 +12,12 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..common.backbone import Backbone, as_maps, resolve_arch
-from ..common.blocks import drop_path_rates, init_vit_weights
 from ..common.checks import HW, check_choice, check_divides, check_image, check_length, check_range
+from ..common.layers import drop_path_rates, init_vit_weights
 from ..common.recorder import record_stage, start_record
 from .attention import NORM_EPS
-from .blocks import BLOCK_NORMS, PaCaBlock, StridedEmbed
 from .clustering import CLUSTERINGS, tokens_to_grid
+from .layers import BLOCK_NORMS, PaCaBlock, StridedEmbed
 from .teacher import ConvMixerTeacher
 
 _NARROW = dict(embed_dims=(96, 192, 320, 384), num_heads=(2, 4, 8, 16), mlp_ratios=(4, 4, 4, 4))
@@ -77,6 +77,7 @@ class PaCaViT(Backbone):
 
     # released classification files carry a head that dense tasks have no use for
     checkpoint_ignore = (r'head\.',)
+    counts_as = {'paca_teacher': 'clustering'}
 
     def __init__(
         self,
@@ -205,7 +206,7 @@ class PaCaViT(Backbone):
         )
 
     def parameter_roles(self) -> dict[str, tuple[str, ...]]:
-        """Role to module names, for learning rates; see ``mmtoken.common.optimizer``."""
+        """Role to module names, for learning rates; see ``mmtoken.paca_vit.optimizer``."""
         return {'final_clustering': self.final_clustering_layers()}
 
     def prepare_state_dict(

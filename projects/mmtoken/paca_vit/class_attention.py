@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.checks import HW
@@ -80,6 +80,19 @@ def pool_classes(levels: Sequence[Tensor], scores: Tensor) -> Tensor:
         for level in levels
     ]
     return torch.cat(pooled, -1)
+
+
+class ClassPooling(nn.Module):
+    """:func:`pool_classes` as a module, so that its products are counted as clustering.
+
+    Shape:
+        - levels: ``(B, C, H_i, W_i)`` each.
+        - scores: ``(B, K, H_0, W_0)``.
+        - returns: ``(B, K, sum of C)``.
+    """
+
+    def forward(self, levels: Sequence[Tensor], scores: Tensor) -> Tensor:
+        return pool_classes(levels, scores)
 
 
 def attend_to_classes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -39,6 +39,19 @@ def pool_clusters(assign: Tensor, x: Tensor) -> Tensor:
     return assign.to(x.dtype) @ x
 
 
+class ClusterPooling(nn.Module):
+    """:func:`pool_clusters` as a module, so that its products are counted as clustering.
+
+    Shape:
+        - assign: ``(B, M, N)``.
+        - x: ``(B, N, C)``.
+        - returns: ``(B, M, C)``.
+    """
+
+    def forward(self, assign: Tensor, x: Tensor) -> Tensor:
+        return pool_clusters(assign, x)
+
+
 class ConvClustering(nn.Module):
     """Score patches with a 7x7 depthwise and two 1x1 convolutions.
 

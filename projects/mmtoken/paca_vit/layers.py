@@ -11,8 +11,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from ..common.blocks import ConvMlp, DropPath
 from ..common.checks import HW, check_choice
+from ..common.layers import ConvMlp, DropPath
 from .attention import NORM_EPS, PatchToClusterAttention
 from .clustering import grid_to_tokens, tokens_to_grid
 
@@ -115,7 +115,7 @@ class PaCaBlock(nn.Module):
 
 
 class PaCaMlp(ConvMlp):
-    """:class:`~mmtoken.common.blocks.ConvMlp` with a shortcut around its convolution."""
+    """:class:`~mmtoken.common.layers.ConvMlp` with a shortcut around its convolution."""
 
     def forward(self, x: Tensor, hw: HW) -> Tensor:
         x = self.fc1(x)

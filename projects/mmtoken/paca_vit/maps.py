@@ -12,22 +12,25 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from ..common.checks import HW
-from ..common.recorder import TokenRecorder
-from .drawing import (
+from ..analysis.drawing import (
     add_title,
     cells_to_pixels,
     check_picture,
     contact_sheet,
     draw_heat,
     draw_regions,
-    region_borders,
     shrink,
 )
-from .token_maps import as_recorder, check_images
-
-SHEET_SIDE = 1920  # heat maps share about this many pixels, so fewer of them are larger
-HEAT_SIDE = 160  # but none is smaller than this, where its number could not be read
+from ..analysis.records import (
+    HEAT_SIDE,
+    SHEET_SIDE,
+    as_recorder,
+    check_images,
+    grid_stride,
+    line_opacity,
+)
+from ..common.checks import HW
+from ..common.recorder import TokenRecorder
 
 
 def stage_assignments(
@@ -86,11 +89,6 @@ def strongest_clusters(assign: np.ndarray) -> np.ndarray:
 def peak_weights(assign: np.ndarray) -> np.ndarray:
     """``(M, H, W)`` -> ``(M,)``: the largest weight of each cluster, in multiples of 1 / N."""
     return assign.max((1, 2)) * assign[0].size
-
-
-def grid_stride(input_hw: HW, grid_hw: HW) -> int:
-    """Side of a patch in pixels of the input: the smallest power of two that covers it."""
-    return max(2 ** math.ceil(math.log2(side / count)) for side, count in zip(input_hw, grid_hw))
 
 
 def cluster_title(stage: int, assign: np.ndarray, block: int | None = None) -> str:
@@ -174,7 +172,7 @@ def draw_cluster_maps(
 
     Args:
         model: A backbone of this suite, a model that has one as ``backbone``, or what
-            :func:`~mmtoken.analysis.token_maps.record_backbone` recorded of these inputs.
+            :func:`~mmtoken.analysis.records.record_backbone` recorded of these inputs.
         inputs: ``(B, 3, H, W)``, normalised, where the model is.
         images: The same B pictures, ``(h, w, 3)`` uint8 RGB, at any size of the same proportions.
         titles: Put a strip with stage, number of clusters and map size above.
@@ -227,12 +225,6 @@ def draw_cluster_heats(
     recorder = as_recorder(model, inputs)
     chosen = choose_clusters(stage_assignments(recorder, block=block), clusters)
     return _draw(recorder, inputs, images, block, paint)
-
-
-def line_opacity(labels: np.ndarray) -> float:
-    """Fainter the more pieces the regions are in, or lines would be all there is to see."""
-    share = max(float(region_borders(labels).mean()), 1e-6)  # 4 / s for squares of side s
-    return 0.6 * min(1.0, 4 / share / 32)
 
 
 def _draw(

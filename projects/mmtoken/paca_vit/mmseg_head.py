@@ -1,6 +1,6 @@
 """PaCaHead: the segmentation head of PaCa-ViT as a decode head of mmseg.
 
-Parameter names are those of the released checkpoints; the arithmetic is in ``head.py``.
+Parameter names are those of the released checkpoints; the arithmetic is in ``class_attention.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from ..common.checks import check_shape
-from .head import attend_to_classes, pool_classes, project_levels
+from .class_attention import ClassPooling, attend_to_classes, project_levels
 
 LOSS = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0, avg_non_ignore=True)
 
@@ -65,6 +65,8 @@ class PaCaHead(BaseDecodeHead):
     Raises:
         ValueError: Arguments, maps or labels that do not fit; the message says how to mend it.
     """
+
+    counts_as = {'clustering': 'clustering', 'pool': 'clustering'}
 
     def __init__(
         self,
@@ -122,6 +124,7 @@ class PaCaHead(BaseDecodeHead):
         self.convs = nn.ModuleList(project(width) for width in in_channels)
         self.q = nn.Sequential(project(total))
         self.clustering = nn.Sequential(project(total), nn.Conv2d(channels, self.out_channels, 1))
+        self.pool = ClassPooling()
         self.k = project_classes()
         self.v = project_classes()
         self.proj = project(channels)
@@ -143,7 +146,7 @@ class PaCaHead(BaseDecodeHead):
         levels = [conv(x) for conv, x in zip(self.convs, self._select(inputs))]
         q, features = self._project(levels, self.q[0], self.clustering[0])
         scores = self.clustering[1](features)  # B K H W
-        tokens = pool_classes(levels, scores)  # B K C
+        tokens = self.pool(levels, scores)  # B K C
         k, v = (branch(tokens)[..., 0].transpose(1, 2) for branch in (self.k, self.v))
         return self.cls_seg(self.proj(attend_to_classes(q, k, v))), scores
 

@@ -1,6 +1,6 @@
 """Count PaCa-ViT as its authors wrote it, to compare with the figures they published.
 
-Same rules as :mod:`mmtoken.analysis.complexity`; the published "FLOPs" are multiply-adds with both
+Same rules as :mod:`mmtoken.analysis.counting`; the published "FLOPs" are multiply-adds with both
 attention products. What differs is the arithmetic: where two formulations are equal, this suite
 computes the cheaper one, and the authors the other:
 
@@ -12,21 +12,26 @@ computes the cheaper one, and the authors the other:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 from torch import nn
 
-from ..paca_vit.backbone import PaCaViT
-from ..paca_vit.teacher import ConvMixerTeacher
-from .complexity import Complexity, Operation, _innermost, count_complexity, sum_by_row
+from ..analysis.counting import Operation, _innermost
+from .backbone import PaCaViT
+from .teacher import ConvMixerTeacher
+
+RULES = (
+    'PaCa-ViT: as exact, but the 1x1 convolutions of the teacher and of the head come after the '
+    'resize.'
+)
 
 
-def has_pacavit(model: nn.Module) -> bool:
-    """Whether the rules above say anything about the model."""
-    return any(isinstance(module, PaCaViT) or _is_head(module) for module in model.modules())
+def applies_to(module: nn.Module) -> bool:
+    """Whether the rules above say anything about a module."""
+    return isinstance(module, (PaCaViT, ConvMixerTeacher)) or _is_head(module)
 
 
 def _is_head(module: nn.Module) -> bool:
@@ -34,36 +39,19 @@ def _is_head(module: nn.Module) -> bool:
     return type(module).__name__ == 'PaCaHead'
 
 
-def count_as_published(
-    model: nn.Module, run: Callable[[], Any], rows: dict[str, str] | None = None
-) -> Complexity:
-    """:func:`~mmtoken.analysis.complexity.count_complexity` of the authors' formulation.
+@contextlib.contextmanager
+def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Operation]]]:
+    """Yield a function from the counted operations to those of the authors' formulation."""
 
-    Args:
-        model: A PaCa-ViT, a PaCaHead, or a model with one of them.
-        run: Calls it with one image.
-        rows: See :func:`~mmtoken.analysis.complexity.stage_rows`.
+    def rewrite(operations: list[Operation]) -> list[Operation]:
+        for name, module in model.named_modules():
+            if isinstance(module, ConvMixerTeacher):
+                operations = _with_late_laterals(operations, name)
+            elif _is_head(module):
+                operations = _with_full_map(operations, name, module)
+        return operations
 
-    Returns:
-        The counts.
-
-    Raises:
-        ValueError: The model contains neither of them.
-    """
-    if not has_pacavit(model):
-        raise ValueError(
-            f'this counts PaCa-ViT and PaCaHead, got a {type(model).__name__} without either; use '
-            'count_complexity'
-        )
-    exact = count_complexity(model, run, rows)
-    operations = list(exact.operations)
-    for name, module in model.named_modules():
-        if isinstance(module, ConvMixerTeacher):
-            operations = _with_late_laterals(operations, name)
-        elif _is_head(module):
-            operations = _with_full_map(operations, name, module)
-    macs = sum_by_row(model, operations, exact.params, rows)
-    return replace(exact, macs=macs, operations=tuple(operations))
+    yield rewrite
 
 
 def _with_late_laterals(operations: list[Operation], teacher: str) -> list[Operation]:
@@ -86,7 +74,9 @@ def _with_late_laterals(operations: list[Operation], teacher: str) -> list[Opera
 
 def _with_full_map(operations: list[Operation], head: str, module: nn.Module) -> list[Operation]:
     """The head's own convolutions and pooling, on all levels at the finest resolution."""
-    own = [op for op in operations if _innermost(op) == head and op.kind in ('conv', 'clustering')]
+    pool = f'{head}.pool' if head else 'pool'
+    own = [op for op in operations if _innermost(op) == head and op.kind == 'conv']
+    own += [op for op in operations if _innermost(op) == pool and op.kind == 'clustering']
     if not own:
         return operations
     batch, width, *hw = own[0].out_size  # of the finest level: queries and clustering at once

@@ -14,10 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from ..common.checks import HW, check_choice
-from ..common.recorder import TokenRecorder
-from .cluster_maps import HEAT_SIDE, SHEET_SIDE, grid_stride, line_opacity
-from .drawing import (
+from ..analysis.drawing import (
     add_title,
     cells_to_pixels,
     check_picture,
@@ -27,7 +24,16 @@ from .drawing import (
     draw_regions,
     shrink,
 )
-from .token_maps import as_recorder, check_images
+from ..analysis.records import (
+    HEAT_SIDE,
+    SHEET_SIDE,
+    as_recorder,
+    check_images,
+    grid_stride,
+    line_opacity,
+)
+from ..common.checks import HW, check_choice
+from ..common.recorder import TokenRecorder
 
 # The two steps in which semantic tokens gather, and what they are called in titles
 STEPS = {'generate': 'first', 'refine': 'second'}
@@ -253,7 +259,7 @@ def draw_semantic_maps(
 
     Args:
         model: A backbone of this suite, a model that has one as ``backbone``, or what
-            :func:`~mmtoken.analysis.token_maps.record_backbone` recorded of these inputs.
+            :func:`~mmtoken.analysis.records.record_backbone` recorded of these inputs.
         inputs: ``(B, 3, H, W)``, normalised, where the model is.
         images: The same B pictures, ``(h, w, 3)`` uint8 RGB, at any size of the same proportions.
         titles: Put a strip with unit and sizes above.

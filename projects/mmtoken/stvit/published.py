@@ -1,9 +1,9 @@
 """Count STViT-R as its authors wrote it, to compare with what their code costs.
 
-Same rules as :mod:`mmtoken.analysis.complexity`. What differs is the arithmetic: where two
+Same rules as :mod:`mmtoken.analysis.counting`. What differs is the arithmetic: where two
 formulations are equal, this suite computes the cheaper one, and the authors the other:
 
-    generation, recovery   keys and values of overlapping squares, for each window anew: in dense
+    generation, recovery   keys and values of overlapping squares, for each window again: in dense
                            models 4, 9 and 81 times over, and of all places outside the map
     recovery               queries and results on the padding of the last windows, too
     window blocks          the projection of the result on padding, too, as Swin does
@@ -11,58 +11,53 @@ formulations are equal, this suite computes the cheaper one, and the authors the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import torch
 from torch import nn
 
+from ..analysis.counting import Operation, _innermost
 from ..common.checks import HW
 from ..common.recorder import ForwardRecord, record_tokens
-from ..stvit.backbone import STViTR
-from ..stvit.semantic_tokens import Geometry, crop_index
-from ..stvit.stage import CROP_REACH, SemanticStage
-from ..stvit.swin import WindowAttention
-from .complexity import Complexity, Operation, _innermost, count_complexity, sum_by_row
+from .semantic_tokens import Geometry, crop_index
+from .stage import CROP_REACH, SemanticStage
+from .stvit_r import STViTR
+from .swin import WindowAttention
+
+RULES = (
+    'STViT-R: as exact, but keys and values are projected again for each window that sees them, '
+    'and padding is projected too.'
+)
 
 
-def has_stvit(model: nn.Module) -> bool:
-    """Whether the rules above say anything about the model."""
-    return any(isinstance(module, STViTR) for module in model.modules())
+def applies_to(module: nn.Module) -> bool:
+    """Whether the rules above say anything about a module (of the released models)."""
+    return isinstance(module, STViTR)
 
 
-def count_as_published(
-    model: nn.Module, run: Callable[[], Any], rows: dict[str, str] | None = None
-) -> Complexity:
-    """:func:`~mmtoken.analysis.complexity.count_complexity` of the authors' formulation.
+@contextlib.contextmanager
+def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Operation]]]:
+    """Yield a function from the counted operations to those of the authors' formulation."""
+    backbones = [(name, m) for name, m in model.named_modules() if applies_to(m)]
+    with contextlib.ExitStack() as stack:
+        recorders = [stack.enter_context(record_tokens(m, attention=False)) for _, m in backbones]
 
-    Args:
-        model: An STViT-R, or a model with one. The others of the paper have no released code.
-        run: Calls it with one image.
-        rows: See :func:`~mmtoken.analysis.complexity.stage_rows`.
+        def rewrite(operations: list[Operation]) -> list[Operation]:
+            for (prefix, backbone), recorder in zip(backbones, recorders):
+                for child, module in backbone.named_modules():
+                    name = f'{prefix}.{child}' if prefix and child else prefix or child
+                    if isinstance(module, WindowAttention):
+                        operations = _with_projected_padding(operations, name)
+                    elif isinstance(module, SemanticStage):
+                        operations = _with_projected_copies(
+                            operations, name, module, recorder.forwards
+                        )
+            return operations
 
-    Returns:
-        The counts.
-
-    Raises:
-        ValueError: The model contains no STViT-R.
-    """
-    if not has_stvit(model):
-        raise ValueError(
-            f'this counts STViT-R, got a {type(model).__name__} without any; use count_complexity'
-        )
-    with record_tokens(model, attention=False) as recorder:
-        exact = count_complexity(model, run, rows)
-    operations = list(exact.operations)
-    for name, module in model.named_modules():
-        if isinstance(module, WindowAttention):
-            operations = _with_projected_padding(operations, name)
-        elif isinstance(module, SemanticStage):
-            operations = _with_projected_copies(operations, name, module, recorder.forwards)
-    macs = sum_by_row(model, operations, exact.params, rows)
-    return replace(exact, macs=macs, operations=tuple(operations))
+        yield rewrite
 
 
 def _with_projected_padding(operations: list[Operation], attention: str) -> list[Operation]:

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..common.backbone import Backbone
-from ..common.blocks import drop_path_rates
 from ..common.checks import HW, check_divides, check_length
+from ..common.layers import drop_path_rates
 from .swin import NORM_EPS, ConvStem
 
 NUM_STAGES = 4

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.checks import HW
-from .blocks import resize_center
 from .semantic_tokens import Geometry
 from .stage import CROP_REACH
+from .steps import resize_center
 
 MASKED = -1000.0  # what the released code adds to the logits of hidden keys
 

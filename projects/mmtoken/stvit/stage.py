@@ -19,16 +19,6 @@ from ..common.recorder import (
     record_stage,
 )
 from .attention_maps import crop_attention, neighborhood_attention
-from .blocks import (
-    GenerateStep,
-    GlobalSemanticStep,
-    LocalSemanticStep,
-    LocalStep,
-    Plan,
-    RecoverStep,
-    RefineStep,
-    ShiftedStep,
-)
 from .recovery import TILE, plan_recovery
 from .semantic_tokens import (
     Geometry,
@@ -37,6 +27,16 @@ from .semantic_tokens import (
     hide,
     plan_neighborhood,
     visible_keys,
+)
+from .steps import (
+    GenerateStep,
+    GlobalSemanticStep,
+    LocalSemanticStep,
+    LocalStep,
+    Plan,
+    RecoverStep,
+    RefineStep,
+    ShiftedStep,
 )
 from .swin import PatchMerging, SwinBlock, plan_windows
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.attention import multi_head_attention
-from ..common.blocks import DropPath, Mlp
 from ..common.checks import check_divides
+from ..common.layers import DropPath, Mlp
 from ..common.windows import merge_windows, partition_windows, window_grid
 from .recovery import Tile, attend_tiles
 from .semantic_tokens import (

@@ -21,19 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.backbone import Backbone, as_maps, resolve_arch
-from ..common.blocks import drop_path_rates
 from ..common.checks import HW, check_divides, check_image
+from ..common.layers import drop_path_rates
 from ..common.recorder import (
     is_recording_attention,
     last_attention,
     record_stage,
     start_record,
 )
-from ..common.transformer import TransformerBlock
-from .blocks import Plan, RefineStep, SemanticBlock, attend_all
 from .pyramid import init_swin_weights
 from .semantic_tokens import Geometry, describe
+from .steps import Plan, RefineStep, SemanticBlock, attend_all
 from .swin import HIDDEN
+from .transformer import TransformerBlock
 
 ARCHS = {
     'tiny': dict(embed_dims=192, num_heads=3, depths=(4, 8)),

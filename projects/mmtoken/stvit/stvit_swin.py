@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ..common.backbone import as_maps, resolve_arch
 from ..common.checks import HW, check_choice, check_image
 from ..common.recorder import start_record
-from .blocks import Plan
 from .pyramid import SEMANTIC_STAGE, STRIDES, Pyramid, init_swin_weights
 from .semantic_tokens import MASKS, Geometry
 from .stage import SemanticStage, SwinStage
+from .steps import Plan
 
 ARCHS = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), num_local=2),

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.attention import multi_head_attention
-from ..common.blocks import DropPath, Mlp
 from ..common.checks import HW, check_divides
+from ..common.layers import DropPath, Mlp
 from ..common.pieces import map_pieces
 from ..common.windows import (
     WindowOrder,

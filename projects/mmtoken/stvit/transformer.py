@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .attention import multi_head_attention
-from .blocks import DropPath, Mlp
-from .checks import check_divides
+from ..common.attention import multi_head_attention
+from ..common.checks import check_divides
+from ..common.layers import DropPath, Mlp
 
 
 class SelfAttention(nn.Module):

@@ -13,13 +13,13 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..common.backbone import Backbone, as_maps, resolve_arch
-from ..common.blocks import drop_path_rates, init_vit_weights
 from ..common.checks import check_choice, check_divides, check_image, check_length, check_range
-from ..common.embed import OverlapPatchEmbed
+from ..common.layers import drop_path_rates, init_vit_weights
 from ..common.recorder import record_stage, start_record
-from ..common.tokens import TokenSet, tokens_to_map
-from .blocks import TokenBlock
-from .merging import ClusteringTokenMerge
+from .ctm import ClusteringTokenMerge
+from .embed import OverlapPatchEmbed
+from .layers import TokenBlock
+from .tokens import TokenSet, tokens_to_map
 
 _RELEASED = dict(
     embed_dims=(64, 128, 320, 512),

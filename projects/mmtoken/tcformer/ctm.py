@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from ..common.checks import HW
 from ..common.recorder import record_stage
-from ..common.tokens import (
+from .clustering import Clustering, cluster_by_parts, cluster_dpc_knn, grid_parts, run_parts
+from .tokens import (
     EPS,
     Bags,
     TokenSet,
@@ -24,7 +25,6 @@ from ..common.tokens import (
     map_to_tokens,
     tokens_to_map,
 )
-from .clustering import Clustering, cluster_by_parts, cluster_dpc_knn, grid_parts, run_parts
 
 
 def halve(hw: HW) -> HW:
@@ -122,6 +122,8 @@ class ClusteringTokenMerge(nn.Module):
         - returns: the merged M tokens of ``out_dim`` on the halved map; the N tokens of
           ``out_dim`` before merging, still on the old map; their score ``(B, N, 1)``.
     """
+
+    counts_as = {'': 'clustering'}
 
     def __init__(
         self,

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.attention import multi_head_attention
-from ..common.blocks import ConvMlp, DropPath
 from ..common.checks import check_choice, check_divides, check_range
-from ..common.tokens import TokenSet, interpolate_tokens, tokens_to_map
-from .merging import TokenConv
+from ..common.layers import ConvMlp, DropPath
+from .ctm import TokenConv
+from .tokens import TokenSet, interpolate_tokens, tokens_to_map
 
 REDUCTIONS = ('conv', 'avg_pool', 'cluster')
 

@@ -6,66 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from ..analysis.drawing import add_title, cells_to_pixels, draw_heat, draw_regions
+from ..analysis.records import as_recorder, check_images, recorded_kind
 from ..common.checks import HW
-from ..common.recorder import TokenRecorder, record_tokens
-from .drawing import add_title, cells_to_pixels, draw_heat, draw_regions
-
-# What backbones record that can be drawn: token sets, soft clusters, units of semantic tokens
-KINDS = ('tokens', 'assign', 'units')
-
-
-@torch.no_grad()
-def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
-    """Run the backbone of a model in eval mode, recording its tokens or clusters.
-
-    Attention is recorded where it says what semantic tokens gather; elsewhere it would only take
-    memory.
-
-    Args:
-        model: A backbone of this suite, or a model that has one as ``backbone``.
-        inputs: ``(B, 3, H, W)``, normalised, where the model is.
-
-    Returns:
-        The recorder.
-
-    Raises:
-        ValueError: It records neither token sets, clusters nor semantic tokens, so there is
-            nothing to draw.
-    """
-    backbone = getattr(model, 'backbone', model)
-    was_training = backbone.training
-    backbone.eval()
-    try:
-        with record_tokens(backbone, attention=False) as recorder:
-            backbone(inputs)
-        kind = recorded_kind(recorder)
-        if kind == 'units':
-            with record_tokens(backbone) as recorder:
-                backbone(inputs)
-            recorder.attention.clear()  # the units have what is drawn of it
-    finally:
-        backbone.train(was_training)
-    if kind is None:
-        raise ValueError(
-            'maps need a backbone that records token sets, clusters or semantic tokens, got '
-            f'{type(backbone).__name__} without any; use TCFormer, STViTR, or PaCaViT with '
-            'num_clusters above 0'
-        )
-    return recorder
-
-
-def recorded_kind(recorder: TokenRecorder) -> str | None:
-    """``'tokens'``, ``'assign'`` or ``'units'``: what the stages have; None for nothing."""
-    stages = recorder.stages.values() if recorder.forwards else ()
-    return next((kind for kind in KINDS if any(kind in stage for stage in stages)), None)
-
-
-def as_recorder(model: nn.Module | TokenRecorder, inputs: Tensor) -> TokenRecorder:
-    """What was recorded of the model; it runs unless ``model`` is a record already."""
-    return model if isinstance(model, TokenRecorder) else record_backbone(model, inputs)
+from ..common.recorder import TokenRecorder
 
 
 def stage_labels(recorder: TokenRecorder, sample: int = 0) -> dict[int, np.ndarray]:
@@ -89,21 +35,6 @@ def stage_scores(recorder: TokenRecorder, sample: int = 0) -> dict[int, np.ndarr
             score = record['token_score'][sample, :, 0].float().cpu().numpy()
             scores[stage] = score[labels[stage - 1]]
     return scores
-
-
-def check_images(inputs: Tensor, images: Sequence[np.ndarray]) -> None:
-    """Raise unless there is one image per sample, in the proportions of the inputs."""
-    if len(images) != len(inputs):
-        raise ValueError(
-            f'draw needs one image per sample, got {len(images)} images for {len(inputs)} samples'
-        )
-    height, width = inputs.shape[2:]
-    for image in images:
-        if abs(image.shape[0] * width - image.shape[1] * height) > max(image.shape[:2]):
-            raise ValueError(
-                f'an image must show what the model sees, in the proportions of the input '
-                f'{height}x{width}, got {image.shape[0]}x{image.shape[1]}; crop or resize it'
-            )
 
 
 def draw_token_maps(
@@ -178,7 +109,7 @@ def _draw(
     if kind != 'tokens':
         raise ValueError(
             f'token maps need a backbone that records token sets, got one that records {kind!r}; '
-            'use mmtoken.analysis.cluster_maps or semantic_maps'
+            'use the maps of its own package'
         )
     drawn = []
     for sample, image in enumerate(images):

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.backbone import as_maps
-from ..common.blocks import drop_path_rates, init_vit_weights
 from ..common.checkpoints import StrictInitModule
 from ..common.checks import check_choice, check_divides, check_length
-from ..common.tokens import TokenSet, interpolate_tokens, tokens_to_map
-from .blocks import REDUCTIONS, TokenBlock
+from ..common.layers import drop_path_rates, init_vit_weights
+from .layers import REDUCTIONS, TokenBlock
+from .tokens import TokenSet, interpolate_tokens, tokens_to_map
 
 EXTRA_CONVS = (False, True, 'on_input', 'on_output')
 

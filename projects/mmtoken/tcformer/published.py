@@ -1,7 +1,7 @@
 """Count TCFormer as its authors' own tool did, to compare with the figures they published.
 
 Their counter is a layer-by-layer one (mmcv's), to which they added formulas for what it cannot
-see. It differs from :mod:`mmtoken.analysis.complexity` in these rules (N tokens, M keys, C
+see. It differs from :mod:`mmtoken.analysis.counting` in these rules (N tokens, M keys, C
 channels, N0 grid cells, k neighbours):
 
     conv        one more per output for the bias; the linear laterals of MTA are convolutions
@@ -23,50 +23,56 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import Any
 
 from torch import nn
 
-from ..tcformer.blocks import TokenAttention
-from ..tcformer.merging import ClusteringTokenMerge, TokenConv
-from ..tcformer.mta_neck import MTA
-from .complexity import Complexity, Operation, _innermost, _row, count_complexity, stage_rows
+from ..analysis.counting import Operation, _innermost
+from .backbone import TCFormer
+from .ctm import ClusteringTokenMerge, TokenConv
+from .layers import TokenAttention
+from .mta_neck import MTA
 
 Entry = tuple[str, str, int]  # module, kind, multiply-adds
+OP = 'published'  # name of the operations that the formulas add
 INDEX_COST = 4  # per grid cell of a transform, besides its channels
 
 
-def count_as_published(
-    model: nn.Module, run: Callable[[], Any], rows: dict[str, str] | None = None
-) -> Complexity:
-    """:func:`~mmtoken.analysis.complexity.count_complexity` by the rules above.
+RULES = (
+    'TCFormer: inferred from the published sums: biases of convolutions, 2 per normalised number, '
+    'N^2 (C + 1) + k N + N C per clustering, N0 (C + 4) per token transform, too few keys in the '
+    'first block of stage 4.'
+)
 
-    Args:
-        model: A TCFormer, with or without an MTA neck and a head.
-        run: Calls it with one image.
-        rows: See :func:`~mmtoken.analysis.complexity.stage_rows`.
 
-    Returns:
-        The counts, with the kinds ``norm`` and ``pool`` besides those of the other convention.
+def applies_to(module: nn.Module) -> bool:
+    """Whether the rules above say anything about a module."""
+    return isinstance(module, ClusteringTokenMerge)
 
-    Raises:
-        ValueError: The model contains no TCFormer.
+
+@contextlib.contextmanager
+def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Operation]]]:
+    """Yield a function from the counted operations to those of the authors' counter.
+
+    It has the kinds ``norm`` and ``pool`` in addition to those of the other convention.
     """
-    if not any(isinstance(module, ClusteringTokenMerge) for module in model.modules()):
-        raise ValueError(
-            "the convention 'original' is that of TCFormer, PaCa-ViT or STViT-R, got a "
-            f"{type(model).__name__} without any; use the convention 'exact'"
-        )
-    rows = stage_rows(model) if rows is None else rows
     entries: list[Entry] = []
+    ours = (ClusteringTokenMerge, TokenConv, TokenAttention, MTA, TCFormer)
+    names = {name for name, module in model.named_modules() if isinstance(module, ours)}
+
+    def rewrite(operations: list[Operation]) -> list[Operation]:
+        found = [entry for op in operations for entry in _layer_entries(op)] + entries
+        # the formulas replace the clustering and the transforms of this paper, not of others
+        others = [
+            op
+            for op in operations
+            if op.kind in ('clustering', 'transforms') and names.isdisjoint(op.path)
+        ]
+        return others + [
+            Operation((name,), OP, kind, macs, sizes=(), out_size=()) for name, kind, macs in found
+        ]
+
     with _formulas_attached(model, entries):
-        exact = count_complexity(model, run, rows)
-    entries += [entry for operation in exact.operations for entry in _layer_entries(operation)]
-    macs: dict[str, dict[str, int]] = {label: {} for label in exact.macs}
-    for name, kind, count in entries:
-        kinds = macs.setdefault(_row(name, rows), {})
-        kinds[kind] = kinds.get(kind, 0) + count
-    return Complexity(macs, exact.params, exact.operations, exact.uncounted)
+        yield rewrite
 
 
 def _layer_entries(operation: Operation) -> Iterator[Entry]:

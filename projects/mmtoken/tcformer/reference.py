@@ -11,13 +11,77 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..common import reference as common
 from ..common.checks import HW
-from ..common.tokens import EPS, TokenSet
+from ..common.reference import multi_head_attention
 from .backbone import TCFormer
-from .blocks import TokenAttention, TokenBlock
-from .merging import ClusteringTokenMerge, TokenConv
+from .ctm import ClusteringTokenMerge, TokenConv
+from .layers import TokenAttention, TokenBlock
 from .mta_neck import MTA
+from .tokens import EPS, TokenSet
+
+
+def map_index(init_hw: HW, hw: HW) -> list[int]:
+    """Map cell that covers each initial grid cell; the scale is a float32 number."""
+    scales = [torch.tensor(side, dtype=torch.float32) / cells for side, cells in zip(hw, init_hw)]
+    index = []
+    for row in range(init_hw[0]):
+        for col in range(init_hw[1]):
+            place = [
+                min(math.floor((torch.tensor(float(at)) * scale).item()), side - 1)
+                for at, scale, side in zip((row, col), scales, hw)
+            ]
+            index.append(place[0] * hw[1] + place[1])
+    return index
+
+
+def tokens_to_map(tokens: TokenSet, hw: HW | None = None) -> Tensor:
+    """Mean, in each map cell, of the tokens that own its grid cells -> ``(B, C, H, W)``."""
+    height, width = hw or tokens.hw
+    covers = map_index(tokens.init_hw, (height, width))
+    samples = []
+    for x, owner in zip(tokens.x, tokens.assign_idx.tolist()):
+        cells = []
+        for place in range(height * width):
+            inside = [x[owner[cell]] for cell, over in enumerate(covers) if over == place]
+            total = sum(inside, torch.zeros_like(x[0]))
+            count = len(inside)
+            exact = tokens.is_raster((height, width))
+            cells.append(total if exact else total / (count + EPS))
+        samples.append(torch.stack(cells, 1).view(-1, height, width))
+    return torch.stack(samples)
+
+
+def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
+    """Mean, for each token, of the map over the grid cells that it owns -> ``(B, N, C)``."""
+    hw = tuple(feature_map.shape[2:])
+    covers = map_index(tokens.init_hw, hw)
+    samples = []
+    for cells, owner in zip(feature_map.flatten(2), tokens.assign_idx.tolist()):
+        rows = []
+        for token in range(tokens.num_tokens):
+            owned = [cells[:, covers[cell]] for cell, by in enumerate(owner) if by == token]
+            total = sum(owned, torch.zeros_like(cells[:, 0]))
+            rows.append(total if tokens.is_raster(hw) else total / (len(owned) + EPS))
+        samples.append(torch.stack(rows))
+    return torch.stack(samples)
+
+
+def interpolate_tokens(target: TokenSet, source: TokenSet) -> Tensor:
+    """Weighted mean, for each target token, of the source tokens on its cells."""
+    samples = []
+    for b in range(source.x.shape[0]):
+        rows = []
+        for token in range(target.num_tokens):
+            total = torch.zeros_like(source.x[b, 0])
+            weight = torch.zeros((), dtype=source.x.dtype)
+            for cell in range(target.assign_idx.shape[1]):
+                if target.assign_idx[b, cell] == token:
+                    share = target.token_weight[b, cell, 0]
+                    total = total + share * source.x[b, source.assign_idx[b, cell]]
+                    weight = weight + share
+            rows.append(total / (weight + EPS))
+        samples.append(torch.stack(rows))
+    return torch.stack(samples)
 
 
 def cluster_dpc_knn(
@@ -81,7 +145,7 @@ def merge_tokens(
 def token_conv(conv: TokenConv, tokens: TokenSet) -> Tensor:
     """``skip(x) + map_to_tokens(conv(tokens_to_map(x)))``."""
     feature_map = F.conv2d(
-        common.tokens_to_map(tokens),
+        tokens_to_map(tokens),
         conv.weight,
         conv.bias,
         conv.stride,
@@ -89,7 +153,7 @@ def token_conv(conv: TokenConv, tokens: TokenSet) -> Tensor:
         groups=conv.groups,
     )
     skip = conv.skip(tokens.x.transpose(1, 2)).transpose(1, 2)
-    return skip + common.map_to_tokens(feature_map, tokens)
+    return skip + map_to_tokens(feature_map, tokens)
 
 
 def merge_stage(merge: ClusteringTokenMerge, tokens: TokenSet) -> tuple[TokenSet, TokenSet, Tensor]:
@@ -113,19 +177,19 @@ def token_attention(
     """Attention to keys that are pooled on the map, over clusters, or not at all."""
     score = torch.zeros_like(key.x[..., :1]) if key_score is None else key_score
     if attn.reduction == 'cluster':
-        reduced = common.interpolate_tokens(context, key)
-        score = common.interpolate_tokens(context, key.with_x(score))
+        reduced = interpolate_tokens(context, key)
+        score = interpolate_tokens(context, key.with_x(score))
         if attn.gather is not None:
             reduced = F.gelu(attn.norm(attn.gather(reduced)))
     elif attn.sr_ratio > 1:
-        reduced = shrink(common.tokens_to_map(key, query.hw), attn)
-        score_map = common.tokens_to_map(key.with_x(score), query.hw)
+        reduced = shrink(tokens_to_map(key, query.hw), attn)
+        score_map = tokens_to_map(key.with_x(score), query.hw)
         score = F.avg_pool2d(score_map, attn.sr_ratio).flatten(2).transpose(1, 2)
     else:
         reduced = key.x
     k, v = attn.kv(reduced).chunk(2, -1)
     bias = score.transpose(1, 2)[:, None]
-    out = common.multi_head_attention(attn.q(query.x), k, v, attn.num_heads, bias)
+    out = multi_head_attention(attn.q(query.x), k, v, attn.num_heads, bias)
     return attn.proj(out)
 
 
@@ -183,6 +247,6 @@ def mta(neck: MTA, inputs: list[TokenSet]) -> list[Tensor]:
     ]
     context = tokens[-1]
     for i in reversed(range(len(tokens) - 1)):
-        x = tokens[i].x + common.interpolate_tokens(tokens[i], tokens[i + 1])
+        x = tokens[i].x + interpolate_tokens(tokens[i], tokens[i + 1])
         tokens[i] = token_block(neck.merge_blocks[i], tokens[i].with_x(x), context=context)
-    return [common.tokens_to_map(level) for level in tokens]
+    return [tokens_to_map(level) for level in tokens]

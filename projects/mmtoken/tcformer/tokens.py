@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import HW, check_shape
+from ..common.checks import HW, check_shape
 
 # The released models divide by (count + EPS); the factor 1 / (1 + EPS) stays even in pure
 # nearest-neighbour up-sampling and is part of the weights' numerics.

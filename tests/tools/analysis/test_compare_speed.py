@@ -1,7 +1,7 @@
 import json
 import re
 
-import latency
+import compare_speed
 import pytest
 import torch
 from _models import UsageError
@@ -14,7 +14,7 @@ SAME = ['--variant', 'same', 'model.backbone.with_cp=True']
 def test_table_and_json(tiny_config, tmp_path, capsys):
     out = tmp_path / 'new' / 'times.json'
     options = ['--part', 'neck', '--train', '--batch', '2', '--json', str(out)]
-    latency.main([tiny_config, *FAST, *SAME, *options])
+    compare_speed.main([tiny_config, *FAST, *SAME, *options])
     text, progress = capsys.readouterr()
     for word in ('device:  cpu (', 'float32', 'threads:', 'torch:', 'commit:', '32 x 32'):
         assert word in text
@@ -29,31 +29,31 @@ def test_table_and_json(tiny_config, tmp_path, capsys):
 
 
 def test_parity_is_shown_or_nothing_is_timed(tiny_config, capsys):
-    latency.main([tiny_config, *FAST, *SAME, '--part', 'neck', '--check-parity', '0'])
+    compare_speed.main([tiny_config, *FAST, *SAME, '--part', 'neck', '--check-parity', '0'])
     assert 'with its weights: same 0' in capsys.readouterr().out
     with pytest.raises(
         UsageError, match=r"no speed-up without parity: outputs of 'local' .* 1e-05"
     ):
-        latency.main([tiny_config, *FAST, *LOCAL, '--part', 'neck', '--check-parity', '1e-5'])
+        compare_speed.main([tiny_config, *FAST, *LOCAL, '--part', 'neck', '--check-parity', '1e-5'])
     assert 'median' not in capsys.readouterr().out
 
 
 def test_parity_needs_shared_weights(tiny_config):
     wider = ['--variant', 'wider', 'model.neck.out_channels=16']
     with pytest.raises(UsageError, match="'wider' does not take those of 'tiny': .*size mismatch"):
-        latency.main([tiny_config, *FAST, *wider, '--part', 'neck', '--check-parity', '1'])
+        compare_speed.main([tiny_config, *FAST, *wider, '--part', 'neck', '--check-parity', '1'])
 
 
 def test_weights_are_the_same_in_every_run(tiny_config):
-    args = latency.parse_args([tiny_config, *FAST, *SAME, '--part', 'backbone'])
-    one, two = latency.build_models(args).values()
+    args = compare_speed.parse_args([tiny_config, *FAST, *SAME, '--part', 'backbone'])
+    one, two = compare_speed.build_models(args).values()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
 
 
 @pytest.mark.parametrize(
     'options, message',
     [
-        ([], r'compares two or more models, got \[.*tiny.py.\]; .*--variant'),
+        ([], r'needs two or more models, got \[.*tiny.py.\]; .*--variant'),
         ([*SAME, '--rounds', '0'], '--rounds must be at least 1, got 0'),
         ([*SAME, '--threads', '0'], '--threads must be at least 1, got 0'),
         ([*SAME, '--shape', '-1', '32'], r'two positive numbers H W, got \(-1, 32\)'),
@@ -65,10 +65,10 @@ def test_weights_are_the_same_in_every_run(tiny_config):
 )
 def test_bad_input(tiny_config, options, message):
     with pytest.raises(UsageError, match=message):
-        latency.main([tiny_config, *FAST, '--part', 'backbone', *options])
+        compare_speed.main([tiny_config, *FAST, '--part', 'backbone', *options])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')
 def test_gpu_that_is_not_there(tiny_config):
     with pytest.raises(UsageError, match='--device cuda needs a GPU .* got none; use --device cpu'):
-        latency.main([tiny_config, *FAST, *SAME, '--device', 'cuda'])
+        compare_speed.main([tiny_config, *FAST, *SAME, '--device', 'cuda'])

@@ -1,8 +1,8 @@
 import _pictures
 import cv2
+import draw_tokens
 import numpy as np
 import pytest
-import token_maps
 import torch
 from _models import UsageError, read_config
 from mmengine.config import Config
@@ -27,7 +27,7 @@ def names(out):
 
 
 def test_writes_stages_and_sheet(tiny_config, photo, out, capsys):
-    token_maps.main([tiny_config, '--random-weights', photo, '--out-dir', str(out)])
+    draw_tokens.main([tiny_config, '--random-weights', photo, '--out-dir', str(out)])
     stages = [f'photo_stage{number}.png' for number in (1, 2, 3, 4)]
     assert names(out) == ['photo_sheet.png', *stages]
     shown, warned = capsys.readouterr()
@@ -40,13 +40,13 @@ def test_writes_stages_and_sheet(tiny_config, photo, out, capsys):
 
 def test_scores_and_shape(tiny_config, photo, out):
     options = ['--scores', '--shape', '40', '64', '--out-dir', str(out)]
-    token_maps.main([tiny_config, '--random-weights', photo, *options])
+    draw_tokens.main([tiny_config, '--random-weights', photo, *options])
     assert {f'photo_score{number}.png' for number in (2, 3, 4)} < set(names(out))
     assert cv2.imread(str(out / 'photo_score2.png')).shape[1] == 640
 
 
 def test_weights_of_the_model_or_of_the_backbone(tiny_config, photo, out, tmp_path):
-    backbone = token_maps.build_part(read_config(tiny_config, {}), 'backbone').backbone
+    backbone = draw_tokens.build_part(read_config(tiny_config, {}), 'backbone').backbone
     torch.save(backbone.state_dict(), tmp_path / 'own.pth')
     whole = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
     whole['head.weight'] = torch.zeros(1)
@@ -54,13 +54,13 @@ def test_weights_of_the_model_or_of_the_backbone(tiny_config, photo, out, tmp_pa
     pictures = []
     for name in ('own', 'whole'):
         weights = str(tmp_path / f'{name}.pth')
-        token_maps.main([tiny_config, weights, photo, '--out-dir', str(out / name)])
+        draw_tokens.main([tiny_config, weights, photo, '--out-dir', str(out / name)])
         pictures.append((out / name / 'photo_stage3.png').read_bytes())
     assert pictures[0] == pictures[1]
     del whole['backbone.norm1.weight']
     torch.save(whole, tmp_path / 'less.pth')
     with pytest.raises(UsageError, match=r'does not fit TCFormer .*\n.*missing: norm1.weight'):
-        token_maps.main(
+        draw_tokens.main(
             [tiny_config, str(tmp_path / 'less.pth'), photo, '--out-dir', str(out / 'less')]
         )
     assert not (out / 'less').exists()
@@ -71,16 +71,16 @@ def test_never_writes_over_files(tiny_config, photo, out):
     (out / 'mine.txt').write_text('kept')
     command = [tiny_config, '--random-weights', photo, '--out-dir', str(out)]
     with pytest.raises(UsageError, match=r'--out-dir must be new or empty.*--overwrite'):
-        token_maps.main(command)
-    token_maps.main([*command, '--overwrite'])
+        draw_tokens.main(command)
+    draw_tokens.main([*command, '--overwrite'])
     assert len(names(out)) == 6 and (out / 'mine.txt').read_text() == 'kept'
     with pytest.raises(UsageError, match='must be a folder, got the file'):
-        token_maps.main([*command[:-1], str(out / 'mine.txt')])
+        draw_tokens.main([*command[:-1], str(out / 'mine.txt')])
 
 
 def test_pictures_of_one_name(tmp_path):
     paths = [tmp_path / 'a' / 'x.png', tmp_path / 'b' / 'x.jpg', tmp_path / 'y.png']
-    assert token_maps.unique_stems(paths) == ['x-1', 'x-2', 'y']
+    assert draw_tokens.unique_stems(paths) == ['x-1', 'x-2', 'y']
 
 
 def test_bad_images(tiny_config, photo, out, tmp_path):
@@ -93,13 +93,13 @@ def test_bad_images(tiny_config, photo, out, tmp_path):
     ]:
         command = [tiny_config, '--random-weights', photo, str(tmp_path / name)]
         with pytest.raises(UsageError, match=message):
-            token_maps.main([*command, '--out-dir', str(out)])
+            draw_tokens.main([*command, '--out-dir', str(out)])
         assert not out.exists()
     with pytest.raises(UsageError, match='got no image; name one, or pass --random-weights'):
-        token_maps.main([tiny_config, photo, '--out-dir', str(out)])
+        draw_tokens.main([tiny_config, photo, '--out-dir', str(out)])
     with pytest.raises(UsageError, match='at least 29 pixels .* got 8x64'):
         options = ['--shape', '8', '64', '--out-dir', str(out)]
-        token_maps.main([tiny_config, '--random-weights', photo, *options])
+        draw_tokens.main([tiny_config, '--random-weights', photo, *options])
 
 
 def test_box_outside_the_image(tiny_config, photo, out):
@@ -112,14 +112,14 @@ def test_box_outside_the_image(tiny_config, photo, out):
     ]:
         options = ['--bbox', *box.split(), '--out-dir', str(out)]
         with pytest.raises(UsageError, match=message):
-            token_maps.main([tiny_config, '--random-weights', photo, *options])
+            draw_tokens.main([tiny_config, '--random-weights', photo, *options])
 
 
 # -- soft clusters
 
 
 def test_clusters_argmax_maps_heat_maps_and_sheet(paca_config, photo, out, capsys):
-    token_maps.main([paca_config, '--random-weights', photo, '--out-dir', str(out)])
+    draw_tokens.main([paca_config, '--random-weights', photo, '--out-dir', str(out)])
     stages = [f'photo_{kind}{n}.png' for kind in ('clusters', 'stage') for n in (1, 2, 3)]
     assert names(out) == sorted(['photo_sheet.png', *stages])
     notes = capsys.readouterr().err.splitlines()
@@ -135,14 +135,14 @@ def test_clusters_argmax_maps_heat_maps_and_sheet(paca_config, photo, out, capsy
 
 def test_chosen_clusters_are_larger(paca_config, photo, out):
     command = [paca_config, '--random-weights', photo, '--out-dir']
-    token_maps.main([*command, str(out / 'one'), '--clusters', '7'])
+    draw_tokens.main([*command, str(out / 'one'), '--clusters', '7'])
     assert names(out / 'one') == [
         *('photo_clusters2.png', 'photo_sheet.png'),
         *(f'photo_stage{number}.png' for number in (1, 2, 3)),
     ]
     assert cv2.imread(str(out / 'one' / 'photo_clusters2.png')).shape[1] == 7 * 96 + 16
     with pytest.raises(UsageError, match=r'in \[0, 8\], got \[9\]; .* 1: 4, 2: 9, 3: 6'):
-        token_maps.main([*command, str(out / 'two'), '--clusters', '9'])
+        draw_tokens.main([*command, str(out / 'two'), '--clusters', '9'])
     assert not (out / 'two').exists()
 
 
@@ -151,24 +151,24 @@ def test_clustering_of_a_block(paca_config, photo, out, capsys):
     command = [paca_config, '--random-weights', photo, '--out-dir']
     for block in ('0', '1'):
         torch.manual_seed(0)
-        token_maps.main([*command, str(out / block), '--block', block, *own])
+        draw_tokens.main([*command, str(out / block), '--block', block, *own])
     assert [name for name in names(out / '1') if 'clusters' in name] == ['photo_clusters2.png']
     assert 'note: no clustering in block 1 in stage 1, 3, 4, which' in capsys.readouterr().err
     maps = [(out / block / 'photo_stage2.png').read_bytes() for block in ('0', '1')]
     assert maps[0] != maps[1]
     with pytest.raises(UsageError, match=r'got 1; choose of stage 1: \[0\]; stage 2: \[0\]'):
-        token_maps.main([*command, str(out / 'shared'), '--block', '1'])
+        draw_tokens.main([*command, str(out / 'shared'), '--block', '1'])
 
 
 def test_clusters_of_the_model_or_of_the_backbone(paca_config, photo, out, tmp_path):
-    backbone = token_maps.build_part(read_config(paca_config, {}), 'backbone').backbone
+    backbone = draw_tokens.build_part(read_config(paca_config, {}), 'backbone').backbone
     whole = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
     whole['decode_head.conv_seg.weight'] = torch.zeros(1)
     torch.save(backbone.state_dict(), tmp_path / 'own.pth')
     torch.save(dict(state_dict=whole), tmp_path / 'whole.pth')
     for name in ('own', 'whole'):
         weights = str(tmp_path / f'{name}.pth')
-        token_maps.main([paca_config, weights, photo, '--out-dir', str(out / name)])
+        draw_tokens.main([paca_config, weights, photo, '--out-dir', str(out / name)])
     for picture in ('stage1', 'clusters3'):
         a, b = ((out / name / f'photo_{picture}.png').read_bytes() for name in ('own', 'whole'))
         assert a == b
@@ -177,7 +177,7 @@ def test_clusters_of_the_model_or_of_the_backbone(paca_config, photo, out, tmp_p
 def test_no_clusters_at_all(paca_config, photo, out):
     command = [paca_config, '--random-weights', photo, '--out-dir', str(out)]
     with pytest.raises(UsageError, match='got PaCaViT without any'):
-        token_maps.main([*command, '--cfg-options', 'model.backbone.num_clusters=(0,0,0,0)'])
+        draw_tokens.main([*command, '--cfg-options', 'model.backbone.num_clusters=(0,0,0,0)'])
     assert not out.exists()
 
 
@@ -185,7 +185,7 @@ def test_no_clusters_at_all(paca_config, photo, out):
 
 
 def test_units_tokens_and_sheet(stvit_config, photo, out):
-    token_maps.main([stvit_config, '--random-weights', photo, '--out-dir', str(out)])
+    draw_tokens.main([stvit_config, '--random-weights', photo, '--out-dir', str(out)])
     assert names(out) == [
         *('photo_sheet.png', 'photo_tokens0.png', 'photo_tokens1.png'),
         *('photo_unit0.png', 'photo_unit1.png'),
@@ -203,7 +203,7 @@ def test_chosen_unit_and_tokens(stvit_config, photo, out):
     chosen = ['--unit', '1', '--tokens', '4']
     for step in ('generate', 'refine'):
         torch.manual_seed(0)
-        token_maps.main([*command, str(out / step), *chosen, '--step', step])
+        draw_tokens.main([*command, str(out / step), *chosen, '--step', step])
     assert names(out / 'refine') == [f'photo_{n}.png' for n in ('sheet', 'tokens1', 'unit1')]
     maps = [cv2.imread(str(out / step / 'photo_tokens1.png')) for step in ('generate', 'refine')]
     assert maps[0].shape[1] == 2 * (7 * 96 + 2) + 2 + 16 and (maps[0] != maps[1]).any()
@@ -212,12 +212,12 @@ def test_chosen_unit_and_tokens(stvit_config, photo, out):
         (['--unit', '2'], r'unit must be a number in \[0, 1\], got 2'),
     ]:
         with pytest.raises(UsageError, match=message):
-            token_maps.main([*command, str(out / 'wrong'), *option])
+            draw_tokens.main([*command, str(out / 'wrong'), *option])
         assert not (out / 'wrong').exists()
 
 
 def test_without_recovery(stvit_swin_config, photo, out):
-    token_maps.main([stvit_swin_config, '--random-weights', photo, '--out-dir', str(out)])
+    draw_tokens.main([stvit_swin_config, '--random-weights', photo, '--out-dir', str(out)])
     assert names(out) == [f'photo_{name}.png' for name in ('sheet', 'tokens0', 'unit0')]
 
 
@@ -240,7 +240,7 @@ def test_without_recovery(stvit_swin_config, photo, out):
 def test_options_of_another_kind_of_backbone(request, config, options, message, photo, out):
     path = request.getfixturevalue(f'{config}_config')
     with pytest.raises(UsageError, match=f'{message}.*; leave out what does not apply'):
-        token_maps.main([path, '--random-weights', photo, '--out-dir', str(out), *options.split()])
+        draw_tokens.main([path, '--random-weights', photo, '--out-dir', str(out), *options.split()])
     assert not out.exists()
 
 
