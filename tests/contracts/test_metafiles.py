@@ -5,6 +5,7 @@ of each metafile, only the smallest and the largest one are counted.
 """
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ FOLDERS = sorted(
 SIZE = 'Parameters (M)'
 
 
+@cache
 def metafile(folder: Path) -> dict:
     return yaml.safe_load((folder / 'metafile.yml').read_text(encoding='utf-8'))
 
