@@ -14,8 +14,8 @@ _base_ = [
     '../_base_/runtimes/mmseg.py',
 ]
 
-# Weights of 100 clusters become 200 here: the final clustering layers start anew. One learning rate
-# for all of it, unlike with the PaCa head.
+# Weights of 100 clusters become 200 here: the final clustering layers are re-initialised. The whole
+# model has one learning rate, unlike with the PaCa head.
 model = dict(
     backbone=dict(type='PaCaViT', arch='tiny', num_clusters=(200, 200, 200, 0), drop_path_rate=0.1),
     decode_head=dict(in_channels=[96, 192, 320, 384]),

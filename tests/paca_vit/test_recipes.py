@@ -113,7 +113,7 @@ def test_ade20k_runs_160k_iterations_with_200_clusters(path):
 
 
 def test_published_name_rules_miss_what_the_roles_find():
-    """configs/README.md says how to have them, and what they miss."""
+    """configs/paca_vit/README.md says how to use them, and what they miss."""
     cfg = load(FOLDER / 'paca-vit-small-teacher_pacahead_8xb2-160k_ade20k-512x512.py')
     names = {'norm': dict(decay_mult=0.0)}
     names |= {name: dict(lr_mult=10.0) for name in ('head', 'clustering.4')}

@@ -2,7 +2,7 @@
 
 Johnson and Everingham, "Learning Effective Human Pose Estimation from Inaccurate Annotation",
 CVPR 2011. A config names this file as ``metainfo=dict(from_file=...)``; inline, it would be
-formatted anew for every log and checkpoint, which takes seconds.
+formatted again for every log and checkpoint, which takes seconds.
 """
 
 dataset_info = dict(

@@ -1,6 +1,6 @@
 """PaCa-ViT-Tiny in mmseg's EncoderDecoder; the head is the config's.
 
-Weights of 100 clusters become 200 here: the final clustering layers start anew.
+Weights of 100 clusters become 200 here: the final clustering layers are re-initialised.
 """
 
 model = dict(

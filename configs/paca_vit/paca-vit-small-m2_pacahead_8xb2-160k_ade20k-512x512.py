@@ -1,8 +1,0 @@
-"""PaCa-ViT-Small (2 clusters on ImageNet) with the PaCa head on ADE20K, 512x512, 160k iterations, 8 GPUs x 2 images.
-
-torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch --amp
-
-The model of "small": all have 200 clusters here, and only the ImageNet weights differ.
-"""
-
-_base_ = './paca-vit-small_pacahead_8xb2-160k_ade20k-512x512.py'
