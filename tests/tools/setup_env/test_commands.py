@@ -79,7 +79,8 @@ def test_stopping_the_setup_stops_all_child_processes(tmp_path):
         '    os.kill(os.getpid(), signal.SIGTERM)\n'
         'signal.signal(signal.SIGTERM, signal.default_int_handler)\n'
         'threading.Thread(target=stop).start()\n'
-        'run(("sh", "-c", "exec 3>alive; sleep 60 & touch started; wait"), "log", dict(os.environ))\n'
+        'shell = ("sh", "-c", "exec 3>alive; sleep 60 & touch started; wait")\n'
+        'run(shell, "log", dict(os.environ))\n'
     )
     os.mkfifo(tmp_path / 'alive')  # every child holds it open for writing
     alive = os.open(tmp_path / 'alive', os.O_RDONLY | os.O_NONBLOCK)
