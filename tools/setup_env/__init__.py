@@ -1,13 +1,9 @@
-"""Set up everything MMToken needs in one virtual environment; `make` runs this before its targets.
+"""Set up MMToken and its pinned stack in one virtual environment; `make` calls it first.
 
 python3.11 tools/setup_env [--venv DIR]
 
-Installs the sections of requirements.txt in order. Packages that no index has compiled for this
-stack are compiled here, and their wheels are kept in a user cache, so that the next checkout takes
-minutes. Finished work is never repeated: a stamp in the environment answers at once while nothing
-changed, every step looks first at what is installed, and an interrupted compilation goes on with
-the files it lacks. Nothing that somebody else made is deleted.
-
-Standard library only, and no syntax newer than Python 3.7: a wrong Python gets the answer of
-``refusals.check_python`` instead of a traceback.
+Installs the sections of requirements.txt in order, then this checkout in editable mode. Packages
+without a suitable wheel on the index are compiled once and kept in a per-user wheel cache.
+A run skips everything already installed, so an interrupted set-up continues where it stopped.
+Standard library only.
 """

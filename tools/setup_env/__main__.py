@@ -3,61 +3,56 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
+import fcntl
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 if not __package__:  # run as a folder: Python put the folder itself on the path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from setup_env.lock import locked
-from setup_env.refusals import check_python, check_same_python
-from setup_env.stamp import is_finished
+from setup_env.environment import is_finished
+from setup_env.refusals import check_python, check_venv
 from setup_env.steps import Setup
 from setup_env.wheels import cache_root
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def set_up(venv: Path) -> None:
+    """Run one set-up at a time: all of them share the wheel cache."""
+    lock = cache_root() / 'setup.lock'
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, 'a') as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'set-up: waiting for another set-up to finish ({lock})', flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        Setup(ROOT, venv).run()
+
+
 def main() -> None:
-    """Read the command line, set up, say where."""
-    check_python(sys.version_info, sys.executable)
-    parser = argparse.ArgumentParser(
-        prog='python tools/setup_env',
-        description='Set up everything MMToken needs in one virtual environment.',
-    )
+    """Parse the command line and run the set-up."""
+    python = tuple(sys.version_info[:2])
+    check_python(python, sys.executable)
+    parser = argparse.ArgumentParser(prog='python tools/setup_env', description='Set up MMToken.')
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='default: .venv')
-    parser.add_argument(
-        '--python-chosen',
-        action='store_true',
-        help='refuse an existing environment of another Python version than the running one',
-    )
+    text = 'refuse an existing environment of another Python version'
+    parser.add_argument('--python-chosen', action='store_true', help=text)
     args = parser.parse_args()
-    venv = Path(os.path.abspath(str(args.venv)))
-    if args.python_chosen:
-        check_same_python(venv, tuple(sys.version_info[:2]))
-    if is_finished(ROOT, venv):
-        print(f'set-up: {venv} is ready')
-        return
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: stop the children, say how to go on
-        signal.signal(number, signal.default_int_handler)
-    start = time.monotonic()
-    name = hashlib.sha256(str(venv).encode()).hexdigest()[:16]
+    venv = Path(os.path.abspath(args.venv))
+    check_venv(venv, python if args.python_chosen else None)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the commands, as on Ctrl-C
     try:
-        with locked(cache_root() / f'venv-{name}.lock'):
-            Setup(ROOT, venv).run()
+        if not is_finished(ROOT, venv):
+            set_up(venv)
     except KeyboardInterrupt:
-        raise SystemExit('\nset-up: interrupted; the same make goes on from here') from None
+        raise SystemExit('\nset-up: interrupted; run the same make again to continue') from None
     except OSError as error:
-        raise SystemExit(f'set-up: {error}; the same make goes on when that is mended') from error
-    minutes = (time.monotonic() - start) / 60
-    print(
-        f'set-up: {venv} is ready after {minutes:.1f} min; to work in it: '
-        f'source {venv}/bin/activate'
-    )
+        raise SystemExit(f'set-up: {error}; fix this and run the same make again') from error
+    print(f'set-up: {venv} is ready')
 
 
 if __name__ == '__main__':

@@ -1,45 +1,39 @@
-"""Running commands: their output in a log, a sign of life on the terminal."""
+"""Running commands with their output in a log and a progress line on the terminal."""
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import os
+import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-from setup_env.progress import Progress
+
+def progress(line: str, seconds: float) -> str | None:
+    """Turn a line of output from ninja or pip into a progress message, if it shows any."""
+    clock = f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
+    counter = re.match(r'\s*\[(\d+)/(\d+)\]', line)
+    if counter:
+        done, total = map(int, counter.groups())
+        left = seconds / max(done, 1) * (total - done) / 60
+        return f'compiled {done} of {total}, {clock}, about {left:.0f} min left'
+    action = re.match(r'\s*(Collecting|Downloading|Installing) (\S+)', line)
+    if action:
+        return f'{action.group(1).lower()} {action.group(2).split("/")[-1]}, {clock}'
+    return None
 
 
-class Shell:
-    """Runs commands with their output in a log and a sign of life on the terminal.
-
-    On a terminal the sign is one line that changes; elsewhere it is a line a minute, so that a CI
-    log shows the job alive.
-    """
-
-    def __init__(self, log: Path, environ: dict[str, str]) -> None:
-        self.log = log
-        self.environ = environ
-        self.tty = sys.stdout.isatty()
-
-    def run(self, command: list, **extra: str) -> str:
-        """Run to the end and return the output; stop the set-up with its tail if it fails."""
-        progress, lines = Progress(), []
-
-        def read(stream) -> None:
-            with open(str(self.log), 'a') as log:
-                print('$', *command, file=log, flush=True)
-                for line in stream:
-                    log.write(line)
-                    log.flush()
-                    lines.append(line)
-                    progress.feed(line)
-
-        start = time.monotonic()
+def run(command: tuple, log: Path, environ: dict[str, str]) -> None:
+    """Run a command; if it fails, exit with the last lines of its output."""
+    start = shown = time.monotonic()
+    # one changing line on a terminal, one line per minute in a CI log
+    before, after, interval = ('\r\033[K', '', 0) if sys.stdout.isatty() else ('', '\n', 60)
+    tail: collections.deque[str] = collections.deque(maxlen=15)
+    with open(log, 'a', buffering=1) as file:
+        print('$', *command, file=file)
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -47,40 +41,27 @@ class Shell:
             stderr=subprocess.STDOUT,
             text=True,
             errors='replace',
-            env={**self.environ, **extra},
-            start_new_session=True,  # so that the whole family can be stopped
-            close_fds=False,  # the child shares our lock
+            env=environ,
+            start_new_session=True,  # a process group, so that compilers can be stopped as well
         )
-        reader = threading.Thread(target=read, args=(process.stdout,), daemon=True)
-        reader.start()
         try:
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(1 if self.tty else 60)
-                    break
-                self._show(progress.line(time.monotonic() - start))
+            for line in process.stdout:
+                file.write(line)
+                tail.append(line)
+                now = time.monotonic()
+                message = progress(line, now - start)
+                if message and now - shown >= interval:
+                    print(f'{before}  {message}', end=after, flush=True)
+                    shown = now
+            process.wait()
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
-            if self.tty:
-                print('\r\033[K', end='', flush=True)
-        reader.join()
-        if process.returncode:
-            self._fail(command, process.returncode, lines)
-        return ''.join(lines)
-
-    def _show(self, text: str) -> None:
-        print(
-            f'\r\033[K      {text}' if self.tty else f'      {text}',
-            flush=True,
-            end='' if self.tty else '\n',
-        )
-
-    def _fail(self, command: list, code: int, lines: list[str]) -> None:
-        tail = ''.join('      | ' + line for line in lines[-15:])
+            print(before, end='', flush=True)
+    if process.returncode:
         raise SystemExit(
-            f'{tail}\nset-up: the command ended with exit code {code}:\n'
-            f'  {" ".join(map(str, command))}\nAll it said is in {self.log}. '
-            'When the cause is mended, run the same make again: it goes on from here.'
+            f'{"".join(tail)}\nset-up: {" ".join(map(str, command))}\nfailed with exit code '
+            f'{process.returncode}, the full log is {log}; fix the cause and run the same make '
+            'again to continue'
         )
