@@ -328,6 +328,6 @@ def test_stage_columns_of_the_specification():
 def test_published_convention_needs_tcformer():
     with pytest.raises(
         ValueError,
-        match="needs a model with a part of paca_vit, stvit, tcformer, got a Linear .* 'exact'",
+        match="part of paca_vit, stvit, tcformer, got a Linear .* 'exact'",
     ):
         count_as_published(nn.Linear(2, 2), lambda: None)
