@@ -65,7 +65,7 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not osp.isfile(args.config):
         raise UsageError(
-            f'config must be a file, got {args.config!r}; configs/README.md lists those we ship'
+            f'config must be a file, got {args.config!r}; the READMEs in configs/ list ours'
         )
     cfg = Config.fromfile(args.config)
     options = dict(args.cfg_options)

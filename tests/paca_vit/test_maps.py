@@ -250,7 +250,7 @@ def test_chosen_clusters_are_drawn_where_they_are(backbone, inputs, images):
 
 
 def test_models_without_clusters_have_nothing_to_draw(inputs, images):
-    with pytest.raises(ValueError, match='got PaCaViT without any; use another'):
+    with pytest.raises(ValueError, match='got PaCaViT without any; use .*num_clusters above 0'):
         draw_cluster_maps(PaCaViT(ARCH, num_clusters=(0,) * 4), inputs, images)
     with pytest.raises(ValueError, match='records clusters, got none in any stage'):
         draw_cluster_maps(TCFormer(TINY), inputs, images)

@@ -51,9 +51,7 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
     """Read a config and apply ``--cfg-options``."""
     make_host_configs_loadable()
     if not osp.isfile(path):
-        raise UsageError(
-            f'config must be a file, got {path!r}; configs/README.md lists those we ship'
-        )
+        raise UsageError(f'config must be a file, got {path!r}; the READMEs in configs/ list ours')
     cfg = Config.fromfile(path)
     check_options(cfg, options)
     cfg.merge_from_dict(options)

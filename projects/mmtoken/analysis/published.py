@@ -26,9 +26,6 @@ import mmtoken
 
 from .counting import Complexity, count_complexity, sum_by_row
 
-# Packages outside of mmtoken that bring a ``published`` of their own
-EXTRA: list[ModuleType] = []
-
 
 def published_modules() -> list[ModuleType]:
     """The ``published`` module of every paper that has one."""
@@ -38,7 +35,7 @@ def published_modules() -> list[ModuleType]:
             package = importlib.import_module(entry.name)
             if any(m.name == 'published' for m in pkgutil.iter_modules(package.__path__)):
                 found.append(importlib.import_module(f'{entry.name}.published'))
-    return found + EXTRA
+    return found
 
 
 def published_rules() -> list[str]:

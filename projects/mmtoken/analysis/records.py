@@ -53,8 +53,8 @@ def record_backbone(model: nn.Module, inputs: Tensor) -> TokenRecorder:
     if kind is None:
         raise ValueError(
             'maps need a backbone that records token sets, clusters or semantic tokens, got '
-            f'{type(backbone).__name__} without any; use another backbone of this suite, with '
-            'clusters'
+            f'{type(backbone).__name__} without any; use one that clusters (num_clusters '
+            'above 0, where it has that argument)'
         )
     return recorder
 

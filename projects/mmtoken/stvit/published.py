@@ -41,20 +41,14 @@ def applies_to(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Operation]]]:
     """Yield a function from the counted operations to those of the authors' formulation."""
-    backbones = [(name, m) for name, m in model.named_modules() if applies_to(m)]
-    with contextlib.ExitStack() as stack:
-        recorders = [stack.enter_context(record_tokens(m, attention=False)) for _, m in backbones]
+    with record_tokens(model, attention=False) as recorder:
 
         def rewrite(operations: list[Operation]) -> list[Operation]:
-            for (prefix, backbone), recorder in zip(backbones, recorders):
-                for child, module in backbone.named_modules():
-                    name = f'{prefix}.{child}' if prefix and child else prefix or child
-                    if isinstance(module, WindowAttention):
-                        operations = _with_projected_padding(operations, name)
-                    elif isinstance(module, SemanticStage):
-                        operations = _with_projected_copies(
-                            operations, name, module, recorder.forwards
-                        )
+            for name, module in model.named_modules():
+                if isinstance(module, WindowAttention):
+                    operations = _with_projected_padding(operations, name)
+                elif isinstance(module, SemanticStage):
+                    operations = _with_projected_copies(operations, name, module, recorder.forwards)
             return operations
 
         yield rewrite
@@ -83,8 +77,9 @@ def _with_projected_copies(
         if step not in ('generate', 'refine', 'recover') or not own:
             continue
         dim, macs = block.attn.q.in_features, dict(linear=0, attention=0)
-        for forward in forwards:
-            unit = forward.stages[stage.number]['units'][0]
+        # other backbones of the model leave records without units
+        records = [forward.stages.get(stage.number, {}) for forward in forwards]
+        for unit in (record['units'][0] for record in records if record.get('units')):
             windows, queries, keys = _windows(stage, step, unit['hw'])
             windows *= len(unit['semantic_tokens'])
             macs['linear'] += windows * (2 * queries + 2 * keys) * dim**2
