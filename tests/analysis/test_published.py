@@ -1,6 +1,7 @@
 """Counting as published finds every paper of a model by itself."""
 
 import paca_tiny
+import pytest
 import stvit_tiny
 import torch
 from mmtoken import PaCaViT, STViTR
@@ -21,3 +22,8 @@ def test_every_paper_of_a_mixed_model_takes_part():
         counts[counter] = alone
     # each of them costs more as its authors compute it
     assert all(a < b for a, b in zip(counts[count_complexity], counts[count_as_published]))
+
+
+def test_models_of_no_paper_are_refused():
+    with pytest.raises(ValueError, match="with a part of .*, got a Linear .* 'exact'"):
+        count_as_published(nn.Linear(2, 2), lambda: None)

@@ -7,7 +7,6 @@ from mmtoken.analysis.counting import count_complexity
 from mmtoken.analysis.published import count_as_published
 from mmtoken.stvit.stvit_r import ARCHS
 from stvit_tiny import SWIN, TINY
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -100,14 +99,9 @@ def test_original_of_what_is_built():
     assert original.total_macs - ours.total_macs == sum(more.values())
 
 
-@pytest.mark.parametrize('model', [nn.Linear(2, 2), STViTSwin(SWIN)])
-def test_other_models_have_no_original(model):
-    name = type(model).__name__
-    with pytest.raises(
-        ValueError,
-        match=f'stvit, tcformer, got a {name} without any',
-    ):
-        count_as_published(model, lambda: None)
+def test_models_without_released_code_have_no_original():
+    with pytest.raises(ValueError, match='got a STViTSwin without any'):
+        count_as_published(STViTSwin(SWIN), lambda: None)
 
 
 # -- real sizes: multiply-adds in G
