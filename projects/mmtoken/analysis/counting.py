@@ -222,6 +222,9 @@ def declared_kinds(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
 
     ``counts_as`` maps the name of a child, or ``''`` for the module itself, to one of ``KINDS``.
 
+    Args:
+        model: Its modules may have the attribute.
+
     Returns:
         Qualified module name to the kind of its own matrix products; and to the kind of everything
         that runs inside it.
