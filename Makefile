@@ -28,7 +28,7 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
 help:
 	@echo 'make demo    train, evaluate and draw a small pose estimator'
 	@echo '             (TASK=detection: a Mask R-CNN, TASK=segmentation: a segmentor, with PaCa-ViT)'
-	@echo 'make test    run the fast tests, in about 8 minutes (JOBS=2 THREADS=1)'
+	@echo 'make test    run the fast tests, in 8 to 11 minutes (JOBS=2 THREADS=1)'
 	@echo '             (CONFIGS=tcformer: only tests/tcformer and the contracts, for those configs)'
 	@echo 'make check   format, lint, documented arguments, then the fast tests'
 	@echo 'make bench   complexity and speed of the shipped TCFormers'
