@@ -1,4 +1,4 @@
-"""Building blocks that papers share: stochastic depth, the convolutional MLP, initial values."""
+"""Layers that several papers share: token maps, stochastic depth, MLPs, initial values."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from torch import Tensor, nn
 from .checks import HW, check_range
 from .pieces import map_pieces
 from .recompute import recompute
+
+
+def to_map(x: Tensor, hw: HW) -> Tensor:
+    """``(B, H * W, C) -> (B, C, H, W)``, a view that is channels-last also for a batch of one."""
+    return x.unflatten(1, hw).permute(0, 3, 1, 2)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """``(B, C, H, W) -> (B, H * W, C)``, a contiguous view of a channels-last map."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class DropPath(nn.Module):
@@ -33,7 +43,7 @@ class DropPath(nn.Module):
             return x
         keep = 1.0 - self.drop_path
         mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * mask / keep
+        return x * (mask / keep)
 
     def extra_repr(self) -> str:
         return f'drop_path={self.drop_path:.3f}'
@@ -103,7 +113,7 @@ class ConvMlp(nn.Module):
 
     def forward(self, x: Tensor, hw: HW) -> Tensor:
         x = self.fc1(x)
-        x = self.dwconv(x.transpose(1, 2).unflatten(2, hw)).flatten(2).transpose(1, 2)
+        x = to_tokens(self.dwconv(to_map(x, hw)))
         return self.drop(self.fc2(self.drop(self.act(x))))
 
 
@@ -111,7 +121,7 @@ def init_vit_weights(module: nn.Module) -> None:
     """Initial values of PVT-like transformers, for ``model.apply``.
 
     Linear: truncated normal, std 0.02, bias 0. Conv2d: normal, std ``sqrt(2 / fan_out)``, bias 0.
-    Norms and the Conv1d ``skip`` of TCFormer keep PyTorch's own (1 / 0, and Kaiming uniform).
+    Norms and Conv1d layers keep PyTorch's own.
     """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
