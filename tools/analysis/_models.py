@@ -147,6 +147,13 @@ def build_part(cfg: Config, part: str) -> nn.Module:
         raise UsageError(str(error)) from error
 
 
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes: those of its first convolution."""
+    backbone = getattr(model, 'backbone', model)
+    convs = (m for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    return next((conv.in_channels for conv in convs), 3)
+
+
 def check_side(shape: list[int] | tuple[int, ...]) -> None:
     """Raise unless both sides are positive."""
     if min(shape) < 1:

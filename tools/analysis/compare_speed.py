@@ -24,6 +24,7 @@ from _models import (
     build_part,
     check_side,
     environment,
+    image_channels,
     parse_options,
     read_config,
     run,
@@ -231,7 +232,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     models = build_models(args)
     torch.manual_seed(0)
-    images = torch.randn(args.batch, 3, *args.shape).to(args.device)
+    channels = image_channels(next(iter(models.values())))
+    images = torch.randn(args.batch, channels, *args.shape).to(args.device)
     work = Workload(images, getattr(torch, args.dtype))
     try:
         parity = None

@@ -23,11 +23,12 @@ from _models import (
     build_part,
     check_side,
     environment,
+    image_channels,
     read_config,
     run,
 )
 from mmtoken.analysis.counting import Complexity, count_complexity, format_table
-from mmtoken.analysis.published import count_as_published, published_rules
+from mmtoken.analysis.published import count_as_published, published_modules
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -35,8 +36,7 @@ CONVENTIONS = {
     'exact': 'one multiply + one add = 1; matrix products, convolutions, attention, clustering '
     '(distances N M C, scores, weighted sums), sums of token transforms; biases, norms, '
     'activations, pooling and sorting count 0',
-    'original': 'the arithmetic of the published code, for every part of the model '
-    'that has one: ' + ' '.join(published_rules()),
+    'original': 'the arithmetic of the published code, for every part of the model that has one',
 }
 COUNTERS = {'exact': count_complexity, 'original': count_as_published}
 
@@ -61,7 +61,7 @@ def count(
     """Count one image of ``shape``.
 
     Args:
-        model: Takes images ``(1, 3, H, W)``; its mode is kept.
+        model: Takes images ``(1, C, H, W)``; its mode is kept.
         shape: H and W.
         convention: A key of ``CONVENTIONS``.
         device: ``'fake'`` runs shapes only; ``'auto'`` falls back from it to the CPU.
@@ -72,7 +72,7 @@ def count(
     counter = COUNTERS[convention]
 
     def feed(where: str) -> Callable[[], Any]:
-        return lambda: model(torch.zeros(1, 3, *shape, device=where))
+        return lambda: model(torch.zeros(1, image_channels(model), *shape, device=where))
 
     try:
         if device in ('auto', 'fake'):
@@ -93,12 +93,18 @@ def count(
         raise UsageError(str(error)) from error
 
 
-def report(args: argparse.Namespace, complexity: Complexity) -> str:
-    """Header, table and what has to be said about it."""
+def describe(convention: str, model: nn.Module) -> str:
+    """The rules of a convention."""
+    rules = published_modules(model) if convention == 'original' else []
+    return '. '.join([CONVENTIONS[convention], *(paper.RULES for paper in rules)])
+
+
+def report(args: argparse.Namespace, complexity: Complexity, rules: str) -> str:
+    """Header, table and notes."""
     height, width = args.shape
     header = [
         f'{args.config}, part: {args.part}, one image of {height} x {width}',
-        f'convention {args.convention}: {CONVENTIONS[args.convention]}',
+        f'convention {args.convention}: {rules}',
         ', '.join(f'{key} {value}' for key, value in environment().items()),
     ]
     layers: dict[str, int] = {}
@@ -118,14 +124,14 @@ def report(args: argparse.Namespace, complexity: Complexity) -> str:
     return '\n'.join([*header, '', format_table(complexity), '', *footer])
 
 
-def as_json(args: argparse.Namespace, complexity: Complexity) -> dict[str, Any]:
+def as_json(args: argparse.Namespace, complexity: Complexity, rules: str) -> dict[str, Any]:
     """All numbers, unrounded."""
     return dict(
         config=args.config,
         part=args.part,
         shape=args.shape,
         convention=args.convention,
-        unit=CONVENTIONS[args.convention],
+        unit=rules,
         **environment(),
         macs=complexity.macs,
         params=complexity.params,
@@ -142,10 +148,11 @@ def main(argv: list[str] | None = None) -> None:
     cfg = read_config(args.config, args.cfg_options)
     model = build_part(cfg, args.part).eval()
     complexity = count(model, tuple(args.shape), args.convention, args.device)
-    print(report(args, complexity))
+    rules = describe(args.convention, model)
+    print(report(args, complexity, rules))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(as_json(args, complexity), indent=2) + '\n')
+        args.json.write_text(json.dumps(as_json(args, complexity, rules), indent=2) + '\n')
 
 
 if __name__ == '__main__':

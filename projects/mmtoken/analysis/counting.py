@@ -55,6 +55,11 @@ class Operation:
     out_size: tuple[int, ...]
     has_bias: bool = False
 
+    @property
+    def module(self) -> str:
+        """Name of the innermost running module."""
+        return self.path[-1] if self.path else ''
+
 
 @dataclass(frozen=True)
 class Complexity:
@@ -344,18 +349,14 @@ def sum_by_row(
     macs: dict[str, dict[str, int]] = {label: {} for label in rows.values()}
     for operation in operations:
         if operation.kind is not None:
-            kinds = macs.setdefault(_row(_innermost(operation), rows), {})
+            kinds = macs.setdefault(_row(operation.module, rows), {})
             kinds[operation.kind] = kinds.get(operation.kind, 0) + operation.macs
     return {label: kinds for label, kinds in macs.items() if kinds or label in params}
 
 
-def _innermost(operation: Operation) -> str:
-    return operation.path[-1] if operation.path else ''
-
-
 def _uncounted(model: nn.Module, watch: _Watch) -> tuple[str, ...]:
     """Modules that ran and own a weight matrix, but did nothing countable themselves."""
-    busy = {_innermost(operation) for operation in watch.operations}
+    busy = {operation.module for operation in watch.operations}
     return tuple(
         name
         for name, module in model.named_modules()

@@ -1,46 +1,38 @@
-"""Count a model as its authors' code computes it, to compare with the figures they published.
+"""Count a model with its authors' arithmetic, to compare with published figures.
 
-A paper's package may have a module ``published`` with
+The package of a module may have a module ``published`` with
 
-    RULES                what differs from the ``exact`` convention, in a sentence
-    applies_to(module)   whether a module is the paper's
-    watched(model)       a context; while it is open the model runs once, and it yields a function
+    RULES                one sentence on what differs from the ``exact`` convention
+    applies_to(module)   whether the rules concern a module
+    watched(model)       a context manager; the model runs once inside it. It yields a function
                          from the counted operations to those of the authors' arithmetic
 
-Every package that applies to some module of the model takes part, so mixed models count right.
+Every package that concerns some module of the model takes part, so that mixed models count right.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-import mmtoken
-
 from .counting import Complexity, count_complexity, sum_by_row
 
 
-def published_modules() -> list[ModuleType]:
-    """The ``published`` module of every paper that has one."""
-    found = []
-    for entry in pkgutil.iter_modules(mmtoken.__path__, 'mmtoken.'):
-        if entry.ispkg and entry.name != __package__:
-            package = importlib.import_module(entry.name)
-            if any(m.name == 'published' for m in pkgutil.iter_modules(package.__path__)):
-                found.append(importlib.import_module(f'{entry.name}.published'))
-    return found
-
-
-def published_rules() -> list[str]:
-    """The ``RULES`` of every paper."""
-    return [module.RULES for module in published_modules()]
+def published_modules(model: nn.Module) -> list[ModuleType]:
+    """The ``published`` modules that concern a model, each once."""
+    packages = dict.fromkeys(
+        type(module).__module__.rpartition('.')[0] for module in model.modules()
+    )
+    names = [f'{package}.published' for package in packages if package]
+    found = [importlib.import_module(name) for name in names if find_spec(name)]
+    return [paper for paper in found if any(map(paper.applies_to, model.modules()))]
 
 
 def count_as_published(
@@ -49,7 +41,7 @@ def count_as_published(
     """:func:`~mmtoken.analysis.counting.count_complexity` with the authors' arithmetic.
 
     Args:
-        model: Contains modules of at least one paper with published arithmetic.
+        model: Contains modules with published arithmetic.
         run: Calls it with one image.
         rows: See :func:`~mmtoken.analysis.counting.stage_rows`.
 
@@ -57,14 +49,13 @@ def count_as_published(
         The counts.
 
     Raises:
-        ValueError: If no paper's published arithmetic applies to the model.
+        ValueError: If no module of the model has published arithmetic.
     """
-    papers = [p for p in published_modules() if any(map(p.applies_to, model.modules()))]
+    papers = published_modules(model)
     if not papers:
-        known = ', '.join(p.__name__.split('.')[-2] for p in published_modules())
         raise ValueError(
-            f"the convention 'original' needs a model with a part of {known}, got a "
-            f"{type(model).__name__} without any; use the convention 'exact'"
+            "the convention 'original' needs a model with modules whose authors published their "
+            f"counts, got a {type(model).__name__} without; use the convention 'exact'"
         )
     with contextlib.ExitStack() as stack:
         rewrites = [stack.enter_context(paper.watched(model)) for paper in papers]

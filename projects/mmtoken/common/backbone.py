@@ -1,17 +1,22 @@
-"""The contract that every backbone of the suite keeps towards the hosts, written once."""
+"""The contract between every backbone of the suite and the hosts."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checkpoints import StrictInitModule
-from .checks import HW
+from .checks import HW, check_image
 from .recompute import recompute
+from .recorder import start_forward
+
+
+def as_maps(maps):  # TEMPORARY: stvit
+    return tuple(m.contiguous() for m in maps)
 
 
 def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[str]) -> dict:
@@ -44,25 +49,18 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[st
     return dict(arch)
 
 
-def as_maps(maps: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Maps as every host can take them: stored ``(B, C, H, W)``, not channels-last.
-
-    mmcv's RoIAlign reads the memory of a map without looking at its strides, so that a
-    channels-last one makes a detector learn from shuffled features, without an error.
-    """
-    return tuple(feature_map.contiguous() for feature_map in maps)
-
-
 def _belongs(key: str, name: str) -> bool:
     """Whether a parameter is, or is inside, what has this name."""
     return key == name or key.startswith(name + '.')
 
 
 class Backbone(StrictInitModule):
-    """Base of all backbones: outputs, freezing, checkpointing, layer depth.
+    """Base class of all backbones: forward, outputs, freezing, checkpointing, layer depth.
 
-    A subclass builds its stages, then sets ``stage_modules`` and ``depths``. Stages after the
-    last of ``out_indices`` must not be built, so that no parameter is left without a gradient.
+    A subclass builds its stages, sets the attributes below and ends its constructor with
+    :meth:`finish`. Stages after the last of ``out_indices`` are not built, so that every
+    parameter gets a gradient. It defines :meth:`run_stages`, and :meth:`stage_names` if
+    checkpoints may have more stages than the model.
 
     Args:
         num_stages: Number of stages of the full architecture.
@@ -74,13 +72,21 @@ class Backbone(StrictInitModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly.
 
     Attributes:
+        in_channels: Channels of the image.
         out_channels: Channels of each returned map.
         out_strides: Stride of each returned map; its size is ``ceil(side / stride)``, unless
             ``out_size`` says otherwise.
+        min_side: Smallest side of an image in pixels.
+        min_side_reason: Where ``min_side`` comes from, for the error message.
+        pictures_need_attention: Whether pictures of its records need attention weights.
     """
 
+    in_channels: int
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
+    min_side: int = 1
+    min_side_reason: str = 'one pixel'
+    pictures_need_attention: bool = False
 
     def __init__(
         self,
@@ -104,6 +110,7 @@ class Backbone(StrictInitModule):
                 f'frozen_stages must lie in [-1, {num_stages}], got {frozen_stages}; -1 freezes '
                 'nothing, 0 the stem'
             )
+        self.num_stages = num_stages
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -111,6 +118,52 @@ class Backbone(StrictInitModule):
         # names of the modules and lone parameters of the stem (entry 0) and of each built stage
         self.stage_modules: list[list[str]] = []
         self.depths: tuple[int, ...] = ()
+
+    def forward(self, image: Tensor) -> tuple[Any, ...]:
+        """Return one output per entry of ``out_indices``, high to low resolution.
+
+        Args:
+            image: ``(B, in_channels, H, W)``.
+
+        Returns:
+            Contiguous maps ``(B, out_channels[i], H_i, W_i)``.
+        """
+        check_image(image, self.in_channels, self.min_side, self.min_side_reason)
+        start_forward()
+        stages = self.run_stages(image)
+        return tuple(self.output(index, stages[index]) for index in self.out_indices)
+
+    def run_stages(self, image: Tensor) -> Sequence[Any]:
+        """Return what :meth:`output` needs, for each stage that is built."""
+        raise NotImplementedError(f'{type(self).__name__} must define run_stages')
+
+    def output(self, _stage: int, value: Any) -> Any:
+        """The output of a stage, contiguous: mmcv's RoIAlign ignores strides."""
+        return value.contiguous()
+
+    def stage_names(self, _stage: int) -> list[str]:
+        """Names of the modules of a stage, counted from 1, whether it is built or not."""
+        return []
+
+    def prepare_state_dict(
+        self, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Drop the stages that are not built from a checkpoint."""
+        absent = [
+            name
+            for stage in range(len(self.depths) + 1, self.num_stages + 1)
+            for name in self.stage_names(stage)
+            if not self._has(name)
+        ]
+        kept = {
+            key: value
+            for key, value in state.items()
+            if not any(_belongs(key, name) for name in absent)
+        }
+        return kept, ()
+
+    def _has(self, name: str) -> bool:
+        return any(_belongs(key, name) for key in self.state_dict())
 
     def finish(self) -> None:
         """Freeze what is to be frozen; a subclass calls it at the end of its constructor."""

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .recorder import is_recording_attention
+
 # Rows of a piece per thread: with 4 * 96 channels 1.5 MiB
 ROWS = 1024
 
@@ -30,7 +32,9 @@ def map_pieces(function: Callable[..., Tensor], *inputs: Tensor, rows: int = ROW
         ``(B, M, ...)``.
     """
     x = inputs[0]
-    if x.device.type != 'cpu' or torch.compiler.is_compiling() or not x.numel():
+    if x.device.type != 'cpu' or torch.compiler.is_compiling() or is_recording_attention():
+        return function(*inputs)
+    if not x.numel():
         return function(*inputs)
     rows_of_one = x.numel() // (x.shape[1] * x.shape[-1])
     size = max(rows * torch.get_num_threads() // rows_of_one, 1)

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .recorder import is_recording_attention
+from .recorder import is_recording
 
 
 def recompute(function: Callable[..., Any], *args: Any, is_random: bool = False) -> Any:
     """``function(*args)``, whose intermediate results are computed again in the backward pass.
 
-    A plain call in inference, and while attention is recorded: nobody listens any more when the
-    backward pass repeats the call, which would then take another path.
+    A plain call in inference, and while a recorder is active, which would otherwise record the
+    repeated call of the backward pass, too.
 
     Args:
         function: What to call.
@@ -25,6 +25,6 @@ def recompute(function: Callable[..., Any], *args: Any, is_random: bool = False)
     Returns:
         What it returns.
     """
-    if is_recording_attention() or not torch.is_grad_enabled():
+    if is_recording() or not torch.is_grad_enabled():
         return function(*args)
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=is_random)

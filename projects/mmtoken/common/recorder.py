@@ -1,161 +1,214 @@
-"""Collect token assignments, scores and attention while a model runs, and only then.
+"""Collect records and attention weights while a model runs, and only then.
 
-Models stay free of debugging returns: they call :func:`record_stage` and
-:func:`record_attention`, which do nothing unless a :func:`record_tokens` block is open around
-the call. Hooks, drawings and analysis read the recorder and nothing else.
+Models return nothing for debugging. They call :func:`record` and :func:`record_attention`, which
+do nothing unless the model was passed to :func:`record_tokens` in the same thread.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
+
+from .records import Record
+
+R = TypeVar('R', bound=Record)
 
 
 @dataclass
 class ForwardRecord:
-    """What one forward pass of a backbone left behind.
+    """Everything recorded during one forward pass.
 
     Args:
-        stages: Stage number, counted from 1, to what the backbone recorded there; for token
-            clustering ``tokens`` (a TokenSet), and where tokens were merged ``assign_idx``
-            ``(B, N)``, ``center_idx`` ``(B, M)`` and ``token_score`` ``(B, N, 1)``; for soft
-            clusters ``hw``, the grid, and where there are clusters ``assign`` ``(B, M, N)`` of
-            the first clustering of the stage and ``assign_by_block``, block number to the same;
-            for semantic tokens ``units``, a dict for each unit with ``hw``, ``padded_hw`` (that of
-            whole windows), ``semantic_hw`` and the ``semantic_tokens`` ``(B, S, C)``; where
-            attention is collected also ``generate`` and ``refine`` ``(B, S, N)``, what semantic
-            tokens gather from patches, and ``recover`` ``(B, N, S)``, what patches take from
-            them; means over the heads. A row sums to at most 1: the rest falls on padding or, in
-            generation, on semantic tokens.
+        records: In the order in which the model made them.
         attention: Qualified module name to attention weights ``(B, h, N, M)``.
     """
 
-    stages: dict[int, dict[str, Any]] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
     attention: dict[str, Tensor] = field(default_factory=dict)
 
 
 class TokenRecorder:
-    """Receives what the models record; made by :func:`record_tokens`.
+    """Receives what one model records in one thread; created by :func:`record_tokens`.
 
     Args:
-        attention: Collect attention weights too (memory: ``B*h*N*M`` numbers per block).
+        attention: Collect attention weights too (``B * h * N * M`` numbers per block).
+
+    Attributes:
+        forwards: One entry per forward pass; flip tests run two.
     """
 
     def __init__(self, attention: bool = True) -> None:
         self.forwards: list[ForwardRecord] = []
         self.collects_attention = attention
-        self._path: list[str] = []
+        self.path: list[str] = []  # names of the running modules of the recorded model
+        self._thread = threading.get_ident()
 
     @property
-    def stages(self) -> dict[int, dict[str, Any]]:
-        """Stages of the first forward pass (flip tests run a second one)."""
-        return self._first().stages
+    def records(self) -> list[Record]:
+        """Records of the first forward pass."""
+        return self._first().records
 
     @property
     def attention(self) -> dict[str, Tensor]:
         """Attention weights of the first forward pass, by module name."""
         return self._first().attention
 
-    def _leave(self) -> None:
-        """A module is done. Returns nothing: what a forward hook returns replaces its output."""
-        self._path.pop()
+    def find(self, kind: type[R], stage: int) -> R:
+        """The first record of a kind and a stage.
+
+        Args:
+            kind: Subclass of :class:`~mmtoken.common.records.Record`.
+            stage: 1-based index.
+
+        Returns:
+            The record.
+
+        Raises:
+            ValueError: If there is no such record.
+        """
+        for found in self.records:
+            if isinstance(found, kind) and found.stage == stage:
+                return found
+        known = sorted({(type(one).__name__, one.stage) for one in self.records})
+        raise ValueError(f'record must be one of {known}, got {(kind.__name__, stage)}')
+
+    def runs_here(self) -> bool:
+        """Whether this thread is inside the recorded model."""
+        return bool(self.path) and threading.get_ident() == self._thread
+
+    def current(self) -> ForwardRecord:
+        """The forward pass that runs; a head without one of our backbones starts it."""
+        if not self.forwards:
+            self.forwards.append(ForwardRecord())
+        return self.forwards[-1]
+
+    def enter(self, name: str) -> None:
+        """Note that a module starts."""
+        if threading.get_ident() == self._thread:
+            self.path.append(name)
+
+    def leave(self) -> None:
+        """Note that a module is done. Returns None, or the hook would replace its output."""
+        if threading.get_ident() == self._thread:
+            self.path.pop()
 
     def _first(self) -> ForwardRecord:
         if not self.forwards:
             raise ValueError(
-                'nothing was recorded: no token-clustering backbone ran inside record_tokens; '
-                'call the recorded model inside the with-block'
+                'nothing was recorded: no module that records ran inside record_tokens; call the '
+                'recorded model inside the with-block'
             )
         return self.forwards[0]
 
 
-# The recorder that listens at present; a stack, because record_tokens blocks may nest.
-_ACTIVE: list[TokenRecorder] = []
+# Open recorders; record_tokens blocks may nest and run in several threads.
+_OPEN: list[TokenRecorder] = []
+
+
+def _active() -> TokenRecorder | None:
+    """The innermost recorder whose model runs in this thread."""
+    return next((recorder for recorder in reversed(_OPEN) if recorder.runs_here()), None)
 
 
 def _detach(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
-    if isinstance(value, dict):
-        return {key: _detach(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_detach(inner) for inner in value]
-    if hasattr(value, 'with_x'):
-        return value.with_x(value.x.detach())
+    if isinstance(value, tuple):
+        return tuple(map(_detach, value))
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return dataclasses.replace(value, **{name: _detach(v) for name, v in fields.items()})
     return value
 
 
-def start_record() -> None:
-    """Open the record of one backbone forward pass; backbones call it first."""
-    if _ACTIVE:
-        _ACTIVE[-1].forwards.append(ForwardRecord())
-
-
-def record_stage(stage: int, **values: Any) -> None:
-    """Hand values of a stage (counted from 1) to the open recorder, if there is one."""
-    if _ACTIVE and _ACTIVE[-1].forwards:
-        entry = _ACTIVE[-1].forwards[-1].stages.setdefault(stage, {})
-        entry.update({name: _detach(value) for name, value in values.items()})
-
-
-def is_recording_attention() -> bool:
-    """Whether attention has to take the explicit path for an open recorder."""
-    return bool(_ACTIVE) and _ACTIVE[-1].collects_attention
+def start_forward() -> None:
+    """Start the record of a forward pass; backbones call it first."""
+    recorder = _active() if _OPEN else None
+    if recorder is not None:
+        recorder.forwards.append(ForwardRecord())
 
 
 def is_recording() -> bool:
-    """Whether a recorder listens, so that it is worth while to prepare something for it."""
-    return bool(_ACTIVE) and bool(_ACTIVE[-1].forwards)
+    """Whether a recorder is active."""
+    return bool(_OPEN) and _active() is not None
 
 
-def last_attention() -> Tensor | None:
-    """The weights that were recorded last; None where nobody collects attention."""
-    weights = _ACTIVE[-1].forwards[-1].attention if is_recording() else {}
-    return next(reversed(weights.values()), None)
+def is_recording_attention() -> bool:
+    """Whether attention has to take the explicit path for an active recorder."""
+    if not _OPEN:
+        return False
+    recorder = _active()
+    return recorder is not None and recorder.collects_attention
+
+
+def record(value: Record) -> None:
+    """Add a record, detached, to the forward pass that runs; without a recorder, do nothing."""
+    recorder = _active() if _OPEN else None
+    if recorder is not None:
+        recorder.current().records.append(_detach(value))
 
 
 def record_attention(weights: Tensor) -> None:
-    """Hand attention weights ``(B, h, N, M)`` over, under the name of the running module."""
-    recorder = _ACTIVE[-1]
-    if recorder.forwards and recorder._path:
-        recorder.forwards[-1].attention[recorder._path[-1]] = weights.detach()
+    """Add attention weights ``(B, h, N, M)`` under the name of the running module."""
+    recorder = _active() if _OPEN else None
+    if recorder is None or not recorder.collects_attention:
+        return
+    name = recorder.path[-1]
+    if name in recorder.current().attention:  # a head that is called again
+        recorder.forwards.append(ForwardRecord())
+    recorder.current().attention[name] = weights.detach()
+
+
+def last_attention() -> Tensor | None:
+    """The weights recorded last; None if no attention is collected."""
+    recorder = _active() if _OPEN else None
+    weights = recorder.current().attention if recorder is not None else {}
+    return next(reversed(weights.values()), None)
 
 
 @contextmanager
 def record_tokens(model: nn.Module, attention: bool = True) -> Iterator[TokenRecorder]:
-    """Record token assignments, scores and attention of every forward pass inside the block.
+    """Record every forward pass of a model in this thread.
 
     Args:
         model: A backbone of this package, or any model that contains one.
         attention: Collect attention weights too.
 
     Yields:
-        The recorder: ``rec.stages[2]['tokens']``, ``rec.attention['block2.0.attn']``.
+        The recorder: ``rec.records``, ``rec.attention['block2.0.attn']``.
 
     Example:
         >>> with record_tokens(backbone) as rec:
         ...     backbone(images)
-        >>> rec.stages[4]['tokens'].assign_idx  # (B, N0): who owns each stride-4 cell
+        >>> [type(record).__name__ for record in rec.records]
     """
     recorder = TokenRecorder(attention)
     handles = []
     for name, module in model.named_modules():
         handles.append(
-            module.register_forward_pre_hook(
-                lambda _module, _args, name=name: recorder._path.append(name)
-            )
+            module.register_forward_pre_hook(lambda *_unused, name=name: recorder.enter(name))
         )
         handles.append(
-            module.register_forward_hook(lambda *_unused: recorder._leave(), always_call=True)
+            module.register_forward_hook(lambda *_unused: recorder.leave(), always_call=True)
         )
-    _ACTIVE.append(recorder)
+    _OPEN.append(recorder)
     try:
         yield recorder
     finally:
-        _ACTIVE.remove(recorder)
+        _OPEN.remove(recorder)
         for handle in handles:
             handle.remove()
+
+
+# TEMPORARY: stvit until its room lands
+start_record = start_forward
+
+
+def record_stage(*_a, **_k):
+    return None

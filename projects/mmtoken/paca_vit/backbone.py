@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..common.backbone import Backbone, as_maps, resolve_arch
-from ..common.checks import HW, check_choice, check_divides, check_image, check_length, check_range
-from ..common.layers import drop_path_rates, init_vit_weights
-from ..common.recorder import record_stage, start_record
+from ..common.backbone import Backbone, resolve_arch
+from ..common.checks import HW, check_choice, check_divides, check_length, check_range
+from ..common.layers import drop_path_rates, init_vit_weights, to_map
+from ..common.recorder import record
 from .attention import NORM_EPS
-from .clustering import CLUSTERINGS, tokens_to_grid
+from .clustering import CLUSTERINGS
 from .layers import BLOCK_NORMS, PaCaBlock, StridedEmbed
+from .maps import SoftClusters
 from .teacher import ConvMixerTeacher
 
 _NARROW = dict(embed_dims=(96, 192, 320, 384), num_heads=(2, 4, 8, 16), mlp_ratios=(4, 4, 4, 4))
@@ -125,10 +126,8 @@ class PaCaViT(Backbone):
         self.stage_modules.append(['patch_embed'])
         for stage in range(built):
             number = stage + 1
-            names = [f'stage{number}', f'norm{number}']
             if stage > 0:
-                names.insert(0, f'transition{stage}')
-                self.add_module(names[0], StridedEmbed(dims[stage - 1], dims[stage]))
+                self.add_module(f'transition{stage}', StridedEmbed(dims[stage - 1], dims[stage]))
             blocks = nn.ModuleList(
                 PaCaBlock(
                     dims[stage],
@@ -147,31 +146,22 @@ class PaCaViT(Backbone):
             )
             self.add_module(f'stage{number}', blocks)
             self.add_module(f'norm{number}', nn.LayerNorm(dims[stage], eps=NORM_EPS))
-            self.stage_modules.append(names)
         self.paca_teacher = None
         if has_teacher:
             self.paca_teacher = ConvMixerTeacher(dims, spec['teacher_depths'], self.num_clusters)
-            for names, number in zip(self.stage_modules[1:], range(1, built + 1)):
-                names += self._teacher_modules(number)
+        for stage in range(1, built + 1):
+            self.stage_modules.append([n for n in self.stage_names(stage) if self._has(n)])
         self.depths = depths[:built]
         self.apply(init_vit_weights)
         self.finish()
 
-    def _teacher_modules(self, stage: int) -> list[str]:
-        """Names of what the teacher has for one stage."""
-        kinds = [f'block{stage}', f'lateral{stage}', f'fpn{stage}', f'to_clusters{stage}']
-        kinds.append(f'transition{stage - 1}')
-        return [f'paca_teacher.{kind}' for kind in kinds if hasattr(self.paca_teacher, kind)]
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return one map per entry of ``out_indices``."""
-        check_image(image, self.in_channels, 1, 'strided convolutions')
-        start_record()
+    def run_stages(self, image: Tensor) -> list[Tensor]:
+        """Return the map of each stage."""
         x, hw = self.patch_embed(image)
         assigns, residuals = [None] * len(self.depths), [None] * len(self.depths)
         if self.paca_teacher is not None:
             # never recomputed: its batch norms would count every image twice
-            assigns, residuals = self.paca_teacher(tokens_to_grid(x, hw))
+            assigns, residuals = self.paca_teacher(to_map(x, hw))
         maps = []
         for stage in range(len(self.depths)):
             if stage > 0:
@@ -179,20 +169,26 @@ class PaCaViT(Backbone):
             x = self._run_stage(stage + 1, x, hw, assigns[stage])
             if residuals[stage] is not None:
                 x = x + residuals[stage]
-            maps.append(tokens_to_grid(getattr(self, f'norm{stage + 1}')(x), hw))
-        return as_maps(self.select(maps))
+            maps.append(to_map(getattr(self, f'norm{stage + 1}')(x), hw))
+        return maps
 
     def _run_stage(self, number: int, x: Tensor, hw: HW, assign: Tensor | None) -> Tensor:
-        by_block = {}
         for i, block in enumerate(getattr(self, f'stage{number}')):
             x, assign = self.run_block(block, x, hw, assign)
             if assign is not None and (i == 0 or block.attn.clustering is not None):
-                by_block[i] = assign
-        if by_block:
-            record_stage(number, hw=hw, assign=by_block[0], assign_by_block=by_block)
-        else:
-            record_stage(number, hw=hw)
+                record(SoftClusters(number, i, hw, assign))
         return x
+
+    def stage_names(self, stage: int) -> list[str]:
+        """Names of the modules of a stage, counted from 1."""
+        names = [f'stage{stage}', f'norm{stage}']
+        if stage > 1:
+            names.insert(0, f'transition{stage - 1}')
+        if self.paca_teacher is not None:
+            kinds = ('block', 'lateral', 'fpn', 'to_clusters')
+            names += [f'paca_teacher.{kind}{stage}' for kind in kinds]
+            names.append(f'paca_teacher.transition{stage - 1}')
+        return names
 
     def final_clustering_layers(self) -> tuple[str, ...]:
         """Names of the layers whose size is the number of clusters, in order of the stages."""
@@ -213,21 +209,11 @@ class PaCaViT(Backbone):
         self, state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Drop stages that are not built; the fixed blur filter is optional in a file."""
-        absent = [
-            prefix
-            for number in range(len(self.depths) + 1, NUM_STAGES + 1)
-            for prefix in (
-                f'stage{number}.',
-                f'norm{number}.',
-                f'transition{number - 1}.',
-                f'paca_teacher.to_clusters{number}.',
-            )
-        ]
-        kept = {k: v for k, v in state.items() if not k.startswith(tuple(absent))}
+        kept, ignored = super().prepare_state_dict(state)
         for name, buffer in self.named_buffers():
             if name.endswith('blur_filter'):
                 kept.setdefault(name, buffer)
-        return kept, ()
+        return kept, ignored
 
     def reinitialized_keys(self, state: dict[str, Tensor]) -> tuple[str, ...]:
         """Keys whose number of clusters was overridden, and which therefore cannot be loaded.

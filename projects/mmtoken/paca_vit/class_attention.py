@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.checks import HW
+from ..common.layers import to_map, to_tokens
+from ..common.recorder import is_recording_attention, record_attention
 
 
 def project_levels(levels: Sequence[Tensor], weight: Tensor) -> Tensor:
@@ -106,6 +108,11 @@ def attend_to_classes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         ``(B, C, H, W)``.
     """
-    queries = q.flatten(2).transpose(1, 2)[:, None]  # B 1 N C
-    out = F.scaled_dot_product_attention(queries, k[:, None], v[:, None], scale=1.0)
-    return out[:, 0].transpose(1, 2).unflatten(2, q.shape[2:])
+    queries, k, v = to_tokens(q)[:, None], k[:, None], v[:, None]  # B 1 N C, B 1 K C
+    if is_recording_attention():
+        weights = (queries @ k.transpose(2, 3)).softmax(-1)
+        record_attention(weights)
+        out = weights @ v
+    else:
+        out = F.scaled_dot_product_attention(queries, k, v, scale=1.0)
+    return to_map(out[:, 0], tuple(q.shape[2:]))

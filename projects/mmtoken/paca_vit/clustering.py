@@ -13,16 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..common.checks import HW, check_choice
-
-
-def tokens_to_grid(x: Tensor, hw: HW) -> Tensor:
-    """``(B, N, C) -> (B, C, H, W)``, a view that is stored channels-last."""
-    return x.transpose(1, 2).unflatten(2, hw)
-
-
-def grid_to_tokens(x: Tensor) -> Tensor:
-    """``(B, C, H, W) -> (B, N, C)``, a contiguous view where the map is channels-last."""
-    return x.flatten(2).transpose(1, 2)
+from ..common.layers import to_map
 
 
 def assign_patches(scores: Tensor) -> Tensor:
@@ -76,7 +67,7 @@ class ConvClustering(nn.Module):
         )
 
     def forward(self, x: Tensor, hw: HW) -> Tensor:
-        return self.clustering(tokens_to_grid(x, hw)).flatten(2)
+        return self.clustering(to_map(x, hw)).flatten(2)
 
 
 class MlpClustering(nn.Module):

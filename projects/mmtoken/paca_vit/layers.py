@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..common.checks import HW, check_choice
-from ..common.layers import ConvMlp, DropPath
+from ..common.layers import ConvMlp, DropPath, to_map, to_tokens
 from .attention import NORM_EPS, PatchToClusterAttention
-from .clustering import grid_to_tokens, tokens_to_grid
 
 # where the norms of a block stand: before its branches, after them, or both
 BLOCK_NORMS = {'pre': (True, False), 'post': (False, True), 'sub': (True, True)}
@@ -43,7 +42,7 @@ class StridedEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, HW]:
         x = self.proj(x)
-        return self.norm(grid_to_tokens(x)), tuple(x.shape[2:])
+        return self.norm(to_tokens(x)), tuple(x.shape[2:])
 
 
 class PaCaBlock(nn.Module):
@@ -119,5 +118,5 @@ class PaCaMlp(ConvMlp):
 
     def forward(self, x: Tensor, hw: HW) -> Tensor:
         x = self.fc1(x)
-        x = x + grid_to_tokens(self.dwconv(tokens_to_grid(x, hw)))
+        x = x + to_tokens(self.dwconv(to_map(x, hw)))
         return self.drop(self.fc2(self.drop(self.act(x))))

@@ -19,7 +19,7 @@ from math import prod
 
 from torch import nn
 
-from ..analysis.counting import Operation, _innermost
+from ..analysis.counting import Operation
 from .backbone import PaCaViT
 from .teacher import ConvMixerTeacher
 
@@ -58,14 +58,14 @@ def _with_late_laterals(operations: list[Operation], teacher: str) -> list[Opera
     """Lateral convolutions run at the resolution of the mixer that takes their result."""
     prefix = f'{teacher}.' if teacher else ''
     cells = {
-        _innermost(op).removeprefix(prefix).split('.')[0]: prod(op.out_size[2:])
+        op.module.removeprefix(prefix).split('.')[0]: prod(op.out_size[2:])
         for op in operations
-        if _innermost(op).startswith(f'{prefix}fpn')
+        if op.module.startswith(f'{prefix}fpn')
     }
     changed = []
     for op in operations:
-        part = _innermost(op).removeprefix(prefix).split('.')[0]
-        if _innermost(op).startswith(f'{prefix}lateral'):
+        part = op.module.removeprefix(prefix).split('.')[0]
+        if op.module.startswith(f'{prefix}lateral'):
             macs = op.macs // prod(op.out_size[2:]) * cells[part.replace('lateral', 'fpn')]
             op = replace(op, macs=macs)
         changed.append(op)
@@ -75,8 +75,8 @@ def _with_late_laterals(operations: list[Operation], teacher: str) -> list[Opera
 def _with_full_map(operations: list[Operation], head: str, module: nn.Module) -> list[Operation]:
     """The head's own convolutions and pooling, on all levels at the finest resolution."""
     pool = f'{head}.pool' if head else 'pool'
-    own = [op for op in operations if _innermost(op) == head and op.kind == 'conv']
-    own += [op for op in operations if _innermost(op) == pool and op.kind == 'clustering']
+    own = [op for op in operations if op.module == head and op.kind == 'conv']
+    own += [op for op in operations if op.module == pool and op.kind == 'clustering']
     if not own:
         return operations
     batch, width, *hw = own[0].out_size  # of the finest level: queries and clustering at once

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .clustering import assign_patches, grid_to_tokens
+from ..common.layers import to_tokens
+from .clustering import assign_patches
 
 
 class Residual(nn.Module):
@@ -113,7 +114,7 @@ class ConvMixerTeacher(nn.Module):
             assign_patches(getattr(self, f'to_clusters{s}')(feature_map).flatten(2))
             for s, feature_map in enumerate(maps[:built], 1)
         ]
-        return assigns, [grid_to_tokens(stage) for stage in stages[:built]]
+        return assigns, [to_tokens(stage) for stage in stages[:built]]
 
     def _bottom_up(self, x: Tensor) -> list[Tensor]:
         stages = []

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..common.backbone import Backbone, as_maps, resolve_arch
-from ..common.checks import check_choice, check_divides, check_image, check_length, check_range
+from ..common.backbone import Backbone, resolve_arch
+from ..common.checks import check_choice, check_divides, check_length, check_range
 from ..common.layers import drop_path_rates, init_vit_weights
-from ..common.recorder import record_stage, start_record
+from ..common.recorder import record
 from .ctm import ClusteringTokenMerge
 from .embed import OverlapPatchEmbed
 from .layers import TokenBlock
+from .maps import StageTokens
 from .tokens import TokenSet, tokens_to_map
 
 _RELEASED = dict(
@@ -112,6 +113,7 @@ class TCFormer(Backbone):
         self.out_channels = tuple(dims[i] for i in self.out_indices)
         self.out_strides = tuple(strides[i] for i in self.out_indices)
         # the map of each stage must hold at least one sr x sr window
+        self.min_side_reason = 'from sr_ratios'
         self.min_side = max(
             stride * (sr - 1) + 1 for stride, sr in zip(strides[:built], spec['sr_ratios'])
         )
@@ -120,9 +122,7 @@ class TCFormer(Backbone):
         self.stage_modules.append(['patch_embed1'])
         for stage in range(built):
             number = stage + 1
-            names = [f'block{number}', f'norm{number}']
             if stage > 0:
-                names.insert(0, f'ctm{stage}')
                 parts = None if local_parts is None else tuple(local_parts[stage - 1 :])
                 merge = ClusteringTokenMerge(
                     dims[stage - 1],
@@ -132,7 +132,7 @@ class TCFormer(Backbone):
                     density_noise,
                     parts,
                 )
-                self.add_module(names[0], merge)
+                self.add_module(f'ctm{stage}', merge)
             blocks = nn.ModuleList(
                 TokenBlock(
                     dims[stage],
@@ -149,7 +149,7 @@ class TCFormer(Backbone):
             )
             self.add_module(f'block{number}', blocks)
             self.add_module(f'norm{number}', nn.LayerNorm(dims[stage], eps=1e-6))
-            self.stage_modules.append(names)
+            self.stage_modules.append(self.stage_names(number))
         self.depths = depths[:built]
         self.apply(init_vit_weights)
         self.finish()
@@ -185,20 +185,19 @@ class TCFormer(Backbone):
                     f'{tuple(local_parts)}; for example (4, 2, 1)'
                 )
 
-    def forward(self, image: Tensor) -> tuple[TokenSet, ...] | tuple[Tensor, ...]:
-        """Return one token set or map per entry of ``out_indices``."""
-        check_image(image, self.in_channels, self.min_side, 'from sr_ratios')
-        start_record()
+    def run_stages(self, image: Tensor) -> list[TokenSet]:
+        """Return the token set of each stage."""
         tokens = TokenSet.from_map(self.patch_embed1(image))
         stages = []
         for number in range(1, len(self.depths) + 1):
             tokens = self._run_stage(number, tokens)
-            record_stage(number, tokens=tokens)
+            record(StageTokens(number, tokens))
             stages.append(tokens)
-        outputs = self.select(stages)
-        if self.out_type == 'maps':
-            return as_maps(tokens_to_map(tokens) for tokens in outputs)
-        return outputs
+        return stages
+
+    def output(self, _stage: int, tokens: TokenSet) -> TokenSet | Tensor:
+        """The token set, or its map."""
+        return tokens_to_map(tokens).contiguous() if self.out_type == 'maps' else tokens
 
     def _run_stage(self, number: int, tokens: TokenSet) -> TokenSet:
         blocks = getattr(self, f'block{number}')
@@ -211,6 +210,11 @@ class TCFormer(Backbone):
             key = score = None  # only the first block looks at the tokens before merging
         return tokens.with_x(getattr(self, f'norm{number}')(tokens.x))
 
+    def stage_names(self, stage: int) -> list[str]:
+        """Names of the modules of a stage, counted from 1."""
+        names = [f'block{stage}', f'norm{stage}']
+        return names if stage == 1 else [f'ctm{stage - 1}', *names]
+
     def prepare_state_dict(
         self, state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -219,9 +223,4 @@ class TCFormer(Backbone):
             key.replace('patch_embed1.projection.', 'patch_embed1.proj.'): value
             for key, value in state.items()
         }
-        absent = tuple(
-            prefix
-            for number in range(len(self.depths) + 1, NUM_STAGES + 1)
-            for prefix in (f'ctm{number - 1}.', f'block{number}.', f'norm{number}.')
-        )
-        return {k: v for k, v in renamed.items() if not k.startswith(absent)}, ()
+        return super().prepare_state_dict(renamed)

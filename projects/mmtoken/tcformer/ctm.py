@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.checks import HW
-from ..common.recorder import record_stage
+from ..common.recorder import record
 from .clustering import Clustering, cluster_by_parts, cluster_dpc_knn, grid_parts, run_parts
+from .maps import TokenMerge
 from .tokens import (
     EPS,
     Bags,
@@ -151,12 +152,7 @@ class ClusteringTokenMerge(nn.Module):
             # float16 overflows at exp(11.1)
             weight = score.to(torch.promote_types(score.dtype, torch.float32)).exp()
         merged = merge_tokens(tokens, clustering.assign_idx, clustering.num_clusters, weight)
-        record_stage(
-            stage,
-            assign_idx=clustering.assign_idx,
-            center_idx=clustering.center_idx,
-            token_score=score,
-        )
+        record(TokenMerge(stage, tokens, clustering.assign_idx, clustering.center_idx, score))
         return merged.with_hw(halve(tokens.hw)), tokens, score
 
     def cluster(self, tokens: TokenSet) -> Clustering:

@@ -26,7 +26,7 @@ from math import prod
 
 from torch import nn
 
-from ..analysis.counting import Operation, _innermost
+from ..analysis.counting import Operation
 from .backbone import TCFormer
 from .ctm import ClusteringTokenMerge, TokenConv
 from .layers import TokenAttention
@@ -77,7 +77,7 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
 
 def _layer_entries(operation: Operation) -> Iterator[Entry]:
     """What the layer-by-layer counter makes of an operation."""
-    name = _innermost(operation)
+    name = operation.module
     if operation.kind == 'conv':
         bias = prod(operation.out_size) if operation.has_bias else 0
         yield name, 'conv', operation.macs + bias
