@@ -3,23 +3,23 @@
 import contextlib
 
 import mmtoken
-import paca_tiny
+import paca_vit.smallest
 import pytest
-import stvit_tiny
+import stvit.smallest
 import torch
 from mmengine.registry import MODELS
 from mmtoken.common.backbone import Backbone, resolve_arch
 from mmtoken.common.recorder import record_tokens
-from tiny import TINY
+from tcformer.smallest import TINY
 from torch import nn
 
 # The smallest of each backbone; one without an entry fails test_every_backbone_is_listed
 SMALLEST = {
     'TCFormer': dict(arch=dict(TINY, depths=(1, 2, 1, 1)), out_type='maps'),
-    'PaCaViT': dict(arch=paca_tiny.TINY, num_clusters=paca_tiny.CLUSTERS),
-    'STViTR': dict(arch=stvit_tiny.TINY),
-    'STViTSwin': dict(arch=stvit_tiny.SWIN, out_indices=(0, 1, 2, 3)),
-    'STViTDeiT': dict(arch=stvit_tiny.DEIT, out_indices=(0, 1)),
+    'PaCaViT': dict(arch=paca_vit.smallest.TINY, num_clusters=paca_vit.smallest.CLUSTERS),
+    'STViTR': dict(arch=stvit.smallest.TINY),
+    'STViTSwin': dict(arch=stvit.smallest.SWIN, out_indices=(0, 1, 2, 3)),
+    'STViTDeiT': dict(arch=stvit.smallest.DEIT, out_indices=(0, 1)),
 }
 # where it is not the pyramid of four
 NUM_STAGES = {'STViTDeiT': 2}

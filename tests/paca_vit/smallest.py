@@ -1,4 +1,4 @@
-"""The smallest PaCa-ViTs with four stages."""
+"""The smallest PaCa-ViTs with four stages, without and with a teacher."""
 
 TINY = dict(
     depths=(2, 1, 2, 1),
@@ -8,3 +8,7 @@ TINY = dict(
 )
 TEACHER = dict(TINY, teacher_depths=(1, 2, 1, 1))
 CLUSTERS = (5, 4, 3, 0)
+BACKBONES = [
+    dict(type='PaCaViT', arch=TINY, num_clusters=CLUSTERS),
+    dict(type='PaCaViT', arch=TEACHER, num_clusters=(5, 4, 3, 2)),
+]

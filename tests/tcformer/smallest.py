@@ -1,4 +1,4 @@
-"""The smallest TCFormer with four stages: other tests build on it."""
+"""The smallest TCFormer with four stages: the contracts find it here, other tests build on it."""
 
 TINY = dict(
     depths=(1, 1, 1, 1),
@@ -7,3 +7,4 @@ TINY = dict(
     mlp_ratios=(2, 2, 2, 2),
     sr_ratios=(8, 4, 2, 1),
 )
+BACKBONES = [dict(type='TCFormer', arch=dict(TINY, depths=(1, 2, 1, 1)), out_type='maps')]
