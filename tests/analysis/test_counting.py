@@ -9,7 +9,7 @@ from mmtoken.analysis.counting import (
 )
 from mmtoken.common.attention import multi_head_attention
 from mmtoken.tcformer.tokens import Bags
-from tiny import TINY
+from tcformer.smallest import TINY
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F

@@ -1,8 +1,8 @@
 """Counting as published finds every paper of a model by itself."""
 
-import paca_tiny
+import paca_vit.smallest
 import pytest
-import stvit_tiny
+import stvit.smallest
 import torch
 from mmtoken import PaCaViT, STViTR
 from mmtoken.analysis.counting import count_complexity
@@ -11,8 +11,8 @@ from torch import nn
 
 
 def test_every_paper_of_a_mixed_model_takes_part():
-    depths = dict(paca_tiny.TINY, teacher_depths=(1, 1, 1, 1))
-    parts = dict(a=STViTR(stvit_tiny.TINY).eval(), b=PaCaViT(depths).eval())
+    depths = dict(paca_vit.smallest.TINY, teacher_depths=(1, 1, 1, 1))
+    parts = dict(a=STViTR(stvit.smallest.TINY).eval(), b=PaCaViT(depths).eval())
     mixed, image = nn.ModuleDict(parts), torch.zeros(1, 3, 70, 90)
     counts = {}
     for counter in (count_complexity, count_as_published):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from mmtoken import TCFormer, record_tokens
-from tiny import TINY
+from tcformer.smallest import TINY
 from torch import nn
 
 

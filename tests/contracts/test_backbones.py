@@ -1,40 +1,36 @@
 """The contract of design section 3 over every backbone that is registered by mmtoken."""
 
 import contextlib
+from functools import cache
 
 import mmtoken
-import paca_tiny
 import pytest
-import stvit_tiny
 import torch
 from mmengine.registry import MODELS
 from mmtoken.common.backbone import Backbone, resolve_arch
 from mmtoken.common.recorder import record_tokens
-from tiny import TINY
+from rooms import BACKBONES, smallest_id
 from torch import nn
 
-# The smallest of each backbone; one without an entry fails test_every_backbone_is_listed
-SMALLEST = {
-    'TCFormer': dict(arch=dict(TINY, depths=(1, 2, 1, 1)), out_type='maps'),
-    'PaCaViT': dict(arch=paca_tiny.TINY, num_clusters=paca_tiny.CLUSTERS),
-    'STViTR': dict(arch=stvit_tiny.TINY),
-    'STViTSwin': dict(arch=stvit_tiny.SWIN, out_indices=(0, 1, 2, 3)),
-    'STViTDeiT': dict(arch=stvit_tiny.DEIT, out_indices=(0, 1)),
-}
-# where it is not the pyramid of four
-NUM_STAGES = {'STViTDeiT': 2}
+NAMES = {smallest_id(backbone): backbone for backbone in BACKBONES}
 
 
 def build(name, **arguments):
-    return MODELS.build(dict(type=name, **{**SMALLEST[name], **arguments}))
+    return MODELS.build(dict(NAMES[name], **arguments))
+
+
+@cache
+def num_stages(name):
+    """The smallest backbones return all of their stages."""
+    return len(build(name).depths)
 
 
 def stages_of(name, *wanted):
     """Those of the wanted stages that the backbone has."""
-    return tuple(stage for stage in wanted if stage < NUM_STAGES.get(name, 4))
+    return tuple(stage for stage in wanted if stage < num_stages(name))
 
 
-@pytest.fixture(params=sorted(SMALLEST))
+@pytest.fixture(params=sorted(NAMES))
 def name(request):
     return request.param
 
@@ -48,7 +44,7 @@ def test_every_backbone_is_listed():
         and module is not Backbone
         and module.__module__.startswith(mmtoken.__name__)
     }
-    assert ours == set(SMALLEST)
+    assert ours == {backbone['type'] for backbone in BACKBONES}
 
 
 @pytest.mark.parametrize('hw', [(32, 32), (37, 53), (224, 224), (64, 160)])
@@ -126,8 +122,7 @@ def test_checkpointing_with_drop_path_replays_the_same_choice(name):
 
 @pytest.mark.parametrize('frozen', [-1, 0, 1, 4])
 def test_frozen_stages_stay_frozen(name, frozen):
-    num_stages = NUM_STAGES.get(name, 4)
-    frozen = min(frozen, num_stages)
+    frozen = min(frozen, num_stages(name))
     model = build(name, frozen_stages=frozen)
     for _ in range(2):
         model.train()  # a runner calls it before every epoch
@@ -144,12 +139,13 @@ def test_frozen_stages_stay_frozen(name, frozen):
         }
         assert set(depths) == expected
         assert all(not m.training for m in model._frozen_modules())
-    image = torch.randn(1, 3, 32, 32)
+    # a batch norm on a map of one pixel needs two images
+    image = torch.randn(2, 3, 32, 32)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad] or [nn.Parameter(torch.zeros(1))], 0.1
     )
-    if frozen < num_stages:
+    if frozen < num_stages(name):
         sum(m.square().sum() for m in model(image)).backward()
         optimizer.step()
     assert all(torch.equal(before[k], model.state_dict()[k]) for k in expected)

@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from rooms import HOSTS, REGISTERED
 
-HOSTS = ('mmcv', 'mmdet', 'mmseg', 'mmpose', 'mmpretrain')
-# Every case is a fork of one interpreter that has loaded torch, which takes most of the time
+# Every case is a fork of one interpreter that has loaded torch and, from the second case on, mmengine
 PROGRAM = """
 import importlib.abc, json, os, socket, sys
 import torch.distributed.optim  # mmengine loads it
@@ -32,24 +32,39 @@ for name, (blocked, code) in CASES.items():
         exec(code)
         break
     print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    blocked = ()
+    import mmengine.runner
+    assert not set(HOSTS) & set(sys.modules), 'mmengine loads a host'
 """
-REGISTERED = """
+REGISTRATION = """
 import mmtoken
-from mmengine.registry import MODELS
-assert all(name in MODELS for name in ('TCFormer', 'MTA', 'PaCaViT'))
-# mmseg, which PaCaHead needs, may load mmdet
-unneeded = {'mmpose', 'mmpretrain'} & set(sys.modules)
+from mmengine import registry
+for name, wanted in EXPECTED.items():
+    for kind, there in wanted.items():
+        assert (kind in getattr(registry, name)) == there, (kind, there)
+unneeded = UNNEEDED & set(sys.modules)
 assert not unneeded, f'importing mmtoken loads {unneeded}'
 """
-WITH_MMSEG = REGISTERED + "assert 'PaCaHead' in MODELS\n"
-WITHOUT_MMSEG = REGISTERED + "assert 'PaCaHead' not in MODELS\n"
+NEEDED = {one.host for one in REGISTERED}
+# a host may load mmcv and mmdet
+UNNEEDED = {'mmpose', 'mmpretrain', 'mmseg'} - NEEDED
+
+
+def registration(*blocked: str) -> tuple[tuple, str]:
+    """The case of these hosts not being installed; without mmcv none of them works."""
+    installed = {None, *HOSTS} - set(blocked) if 'mmcv' not in blocked else {None}
+    expected = {}
+    for one in REGISTERED:
+        expected.setdefault(one.registry, {})[one.name] = one.host in installed
+    return blocked, f'EXPECTED, UNNEEDED = {expected!r}, {UNNEEDED!r}\n{REGISTRATION}'
+
+
 CASES = {
-    'all': ((), WITH_MMSEG),
-    'no-host': (HOSTS, WITHOUT_MMSEG),
-    'no-mmseg': (('mmseg',), WITHOUT_MMSEG),
-    'no-mmpose': (('mmpose',), WITH_MMSEG),
-    'no-mmcv-no-mmdet': (('mmcv', 'mmdet'), WITHOUT_MMSEG),
     'no-mmengine': (('mmengine',), 'import mmtoken'),
+    'all': registration(),
+    'no-host': registration(*HOSTS),
+    **{f'no-{host}': registration(host) for host in HOSTS if host in NEEDED},
+    'no-mmcv-no-mmdet': registration('mmcv', 'mmdet'),
 }
 
 

@@ -1,45 +1,68 @@
-"""Names that users' configs and scripts rely on. Removing one is a breaking change: say so."""
+"""What users write into configs and import: registered classes and the names of ``__all__``."""
 
+import importlib
 import inspect
+import re
+from pathlib import Path
 
+import mmengine.registry
 import mmtoken
 import pytest
-from mmtoken import MTA, PaCaViT, TCFormer
+from rooms import REGISTERED, ROOMS, SMALLEST
+
+READMES = (Path(mmtoken.__file__).parent, Path(__file__).parents[2] / 'configs')
+ROOTS = {
+    name: registry
+    for name, registry in vars(mmengine.registry).items()
+    if isinstance(registry, mmengine.registry.Registry)
+}
 
 
-def test_package():
-    assert set(mmtoken.__all__) == {
-        *('MTA', 'PaCaViT', 'RoleOptimWrapperConstructor', 'TCFormer', 'record_tokens'),
-        *('STViTDeiT', 'STViTR', 'STViTSwin'),
-    }
-    assert all(hasattr(mmtoken, name) for name in mmtoken.__all__)
+@pytest.mark.parametrize('module', [mmtoken.__name__, *(f'mmtoken.{room}' for room in ROOMS)])
+def test_public_names_exist_and_are_documented(module):
+    module = importlib.import_module(module)
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        assert inspect.getdoc(getattr(module, name)), name
 
 
-def test_arguments():
-    assert list(inspect.signature(TCFormer).parameters) == [
-        'arch', 'out_type', 'in_channels', 'out_indices', 'sample_ratios', 'num_neighbors',
-        'local_parts', 'density_noise', 'patch_norm_eps', 'qkv_bias', 'drop_rate',
-        'attn_drop_rate', 'drop_path_rate', 'frozen_stages', 'norm_eval', 'with_cp', 'init_cfg',
-    ]  # fmt: skip
-    assert list(inspect.signature(MTA).parameters) == [
-        'in_channels', 'out_channels', 'num_heads', 'mlp_ratio', 'reduction', 'sr_ratios',
-        'start_level', 'end_level', 'num_outs', 'out_levels', 'add_extra_convs',
-        'relu_before_extra_convs', 'qkv_bias', 'gather_layer', 'drop_path_rate', 'norm_eps',
-        'init_cfg',
-    ]  # fmt: skip
-    assert list(inspect.signature(PaCaViT).parameters) == [
-        'arch', 'clustering', 'num_clusters', 'share', 'in_channels', 'out_indices', 'drop_rate',
-        'attn_drop_rate', 'drop_path_rate', 'layer_scale', 'block_norm', 'cluster_pos_embed',
-        'frozen_stages', 'norm_eval', 'with_cp', 'init_cfg',
-    ]  # fmt: skip
+@pytest.mark.parametrize('one', REGISTERED, ids=lambda one: one.name)
+def test_registered_once_under_its_bare_name(one):
+    if one.host:
+        pytest.importorskip(one.host)
+    cls = ROOTS[one.registry].module_dict[one.name]
+    assert cls.__name__ == one.name and cls.__module__.startswith(f'mmtoken.{one.room}.')
+    names = [(key, name) for key, root in ROOTS.items() for name in root.module_dict]
+    assert [key for key, name in names if name == one.name] == [one.registry]
+    # a host would take its own before it looks into the root
+    children = [child for root in ROOTS.values() for child in root.children.values()]
+    assert not any(one.name in child.module_dict for child in children)
 
 
-def test_arguments_of_the_head():
-    pytest.importorskip('mmseg')
-    from mmtoken.paca_vit import PaCaHead
+@pytest.mark.parametrize('one', REGISTERED, ids=lambda one: one.name)
+def test_registered_classes_can_be_imported_and_looked_up(one):
+    """From the room, or without a host from the package; and its READMEs name it."""
+    if one.host:
+        pytest.importorskip(one.host)
+    room = importlib.import_module(f'mmtoken.{one.room}')
+    assert one.name in mmtoken.__all__ or (one.host and one.name in room.__all__)
+    texts = [folder / one.room / 'README.md' for folder in READMES]
+    found = [re.findall(r'\w+', path.read_text()) for path in texts if path.is_file()]
+    assert any(one.name in words for words in found)
 
-    assert list(inspect.signature(PaCaHead).parameters) == [
-        'in_channels', 'channels', 'num_classes', 'in_index', 'out_channels', 'threshold',
-        'dropout_ratio', 'norm_cfg', 'act_cfg', 'align_corners', 'ignore_index', 'loss_decode',
-        'loss_cluster', 'sampler', 'init_cfg',
-    ]  # fmt: skip
+
+@pytest.mark.parametrize('one', REGISTERED, ids=lambda one: one.name)
+def test_no_argument_is_swallowed(one):
+    """A misspelt key of a config is an error."""
+    if one.host:
+        pytest.importorskip(one.host)
+    arguments = inspect.signature(ROOTS[one.registry].module_dict[one.name]).parameters.values()
+    assert not any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
+    if one.registry == 'MODELS':
+        assert 'init_cfg' in {argument.name for argument in arguments}
+
+
+def test_every_room_with_a_backbone_has_smallest_ones():
+    listed = {one['type'] for module in SMALLEST.values() for one in module.BACKBONES}
+    rooms = {one.room for one in REGISTERED if one.name in listed}
+    assert rooms == set(SMALLEST) <= set(ROOMS)

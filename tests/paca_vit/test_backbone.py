@@ -4,7 +4,7 @@ from mmengine.registry import MODELS
 from mmtoken import PaCaViT, record_tokens
 from mmtoken.common.checkpoints import load_state_dict_strict
 from mmtoken.paca_vit import reference
-from paca_tiny import CLUSTERS, TEACHER, TINY
+from paca_vit.smallest import CLUSTERS, TEACHER, TINY
 
 
 def build(**arguments):

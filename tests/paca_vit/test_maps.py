@@ -17,7 +17,7 @@ from mmtoken.paca_vit.maps import (
     strongest_clusters,
 )
 from mmtoken.tcformer.maps import draw_token_maps
-from tiny import TINY
+from tcformer.smallest import TINY
 from torch import nn
 
 ARCH = dict(

@@ -1,7 +1,7 @@
 import pytest
 from mmengine.optim import build_optim_wrapper
 from mmtoken import PaCaViT
-from paca_tiny import CLUSTERS, TEACHER, TINY
+from paca_vit.smallest import CLUSTERS, TEACHER, TINY
 from torch import nn
 
 

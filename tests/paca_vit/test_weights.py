@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmtoken import PaCaViT
 from noise_segments import NoiseSegments
-from paca_tiny import TEACHER, TINY
+from paca_vit.smallest import TEACHER, TINY
 
 PRETRAINED = (5, 5, 5, 5)
 

@@ -19,7 +19,7 @@ from mmtoken.stvit.maps import (
 )
 from mmtoken.stvit.semantic_tokens import Geometry
 from mmtoken.tcformer.maps import draw_token_maps
-from stvit_tiny import DEIT, SWIN, TINY
+from stvit.smallest import DEIT, SWIN, TINY
 from torch import nn
 
 ARCH = dict(TINY, depths=(1, 1, 12, 1))  # two units

@@ -6,7 +6,7 @@ from mmtoken import STViTR, STViTSwin, record_tokens
 from mmtoken.analysis.counting import count_complexity
 from mmtoken.analysis.published import count_as_published
 from mmtoken.stvit.stvit_r import ARCHS
-from stvit_tiny import SWIN, TINY
+from stvit.smallest import SWIN, TINY
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 

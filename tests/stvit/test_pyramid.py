@@ -1,11 +1,11 @@
 """What both pyramids share: which stages there are, and what belongs to them."""
 
 import pytest
-import stvit_tiny
 from mmtoken import STViTR, STViTSwin
 from mmtoken.stvit.pyramid import stage_dims
+from stvit import smallest
 
-MODELS = [(STViTR, stvit_tiny.TINY), (STViTSwin, stvit_tiny.SWIN)]
+MODELS = [(STViTR, smallest.TINY), (STViTSwin, smallest.SWIN)]
 
 
 def test_widths_double():

@@ -6,7 +6,7 @@ from mmtoken.stvit import reference
 from mmtoken.stvit.recovery import attend_tiles, plan_recovery
 from mmtoken.stvit.semantic_tokens import Geometry
 from parity import CPU, check_equal, rand
-from stvit_tiny import SIZES
+from stvit.smallest import SIZES
 
 
 @pytest.mark.parametrize('hw', [*SIZES, (36, 22)])

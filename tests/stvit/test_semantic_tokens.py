@@ -13,7 +13,7 @@ from mmtoken.stvit.semantic_tokens import (
     visible_keys,
 )
 from parity import CPU, check_equal, rand
-from stvit_tiny import SIZES
+from stvit.smallest import SIZES
 
 MASKS = ['released', 'exact', 'none']
 

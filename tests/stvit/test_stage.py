@@ -4,7 +4,7 @@ import pytest
 from mmtoken.stvit import reference
 from mmtoken.stvit.stage import UNIT, SemanticStage
 from parity import check_equal, rand
-from stvit_tiny import SIZES
+from stvit.smallest import SIZES
 
 MASKS = ['released', 'exact', 'none']
 

@@ -1,7 +1,6 @@
 """STViT on DeiT: twin of pooling and of the whole, sizes, arguments, published multiply-adds."""
 
 import pytest
-import stvit_tiny
 import torch
 from mmtoken import STViTDeiT, record_tokens
 from mmtoken.analysis.counting import count_complexity
@@ -9,10 +8,11 @@ from mmtoken.stvit import reference
 from mmtoken.stvit.semantic_tokens import Geometry
 from mmtoken.stvit.stvit_deit import SpatialPooling
 from parity import check_equal, rand
+from stvit import smallest
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-DEIT = stvit_tiny.DEIT
+DEIT = smallest.DEIT
 
 
 def pool(module, x, hw):

@@ -1,14 +1,14 @@
 """STViT-R as a whole: twins, sizes, masks, recording, arguments."""
 
 import pytest
-import stvit_tiny
 import torch
 from mmtoken import STViTR, record_tokens
 from mmtoken.common.recorder import start_record
 from mmtoken.stvit import reference
 from parity import check_equal, rand
+from stvit import smallest
 
-TINY = stvit_tiny.TINY
+TINY = smallest.TINY
 
 
 def build(randomize, *args, **kwargs):
@@ -17,7 +17,7 @@ def build(randomize, *args, **kwargs):
 
 @pytest.mark.parametrize('flavour', ['dense', 'classification'])
 def test_whole_backbone(randomize, flavour):
-    model = randomize(STViTR(stvit_tiny.TINY, flavour)).double().eval()
+    model = randomize(STViTR(smallest.TINY, flavour)).double().eval()
     image = rand(1, 3, 99, 116)
     got, want = model(image), reference.stvit_r(model, image)
     check_equal(

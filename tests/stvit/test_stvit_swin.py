@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import stvit_tiny
 import torch
 from mmtoken import STViTSwin, record_tokens
 from mmtoken.analysis.counting import count_complexity
@@ -11,9 +10,10 @@ from mmtoken.stvit import reference
 from mmtoken.stvit.semantic_tokens import Geometry
 from mmtoken.stvit.stvit_swin import ARCHS
 from parity import check_equal, rand
+from stvit import smallest
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-SWIN = stvit_tiny.SWIN
+SWIN = smallest.SWIN
 
 
 def twin(model, image):

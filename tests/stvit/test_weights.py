@@ -6,7 +6,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from mmtoken import STViTR
 from noise_segments import NoiseSegments
-from stvit_tiny import TINY
+from stvit.smallest import TINY
 
 
 def classification_file(folder, randomize, **arguments):

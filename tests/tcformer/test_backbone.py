@@ -3,7 +3,7 @@ import torch
 from mmtoken import TCFormer
 from mmtoken.tcformer import reference
 from mmtoken.tcformer.tokens import tokens_to_map
-from tiny import TINY
+from tcformer.smallest import TINY
 
 # the second block of a stage sees tokens of its own
 ARCH = dict(TINY, depths=(1, 2, 1, 1))

@@ -4,7 +4,7 @@ import torch
 from mmtoken import TCFormer
 from mmtoken.analysis.records import record_backbone
 from mmtoken.tcformer.maps import draw_score_maps, draw_token_maps, stage_labels, stage_scores
-from tiny import TINY
+from tcformer.smallest import TINY
 from torch import nn
 
 

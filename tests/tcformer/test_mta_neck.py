@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmtoken import MTA, TCFormer
 from mmtoken.tcformer import reference
-from tiny import TINY
+from tcformer.smallest import TINY
 
 DIMS = TINY['embed_dims']
 

@@ -2,9 +2,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from stvit_tiny import SWIN
-from stvit_tiny import TINY as STVIT
-from tiny import TINY
+from stvit.smallest import SWIN
+from stvit.smallest import TINY as STVIT
+from tcformer.smallest import TINY
 
 # as when the scripts are run, which puts their own folder on the path
 sys.path.insert(0, str(Path(__file__).parents[3] / 'tools' / 'analysis'))

@@ -1,0 +1,14 @@
+"""The smallest PaCa-ViTs with four stages, without and with a teacher."""
+
+TINY = dict(
+    depths=(2, 1, 2, 1),
+    embed_dims=(8, 12, 16, 24),
+    num_heads=(1, 2, 2, 3),
+    mlp_ratios=(2, 2, 2, 2),
+)
+TEACHER = dict(TINY, teacher_depths=(1, 2, 1, 1))
+CLUSTERS = (5, 4, 3, 0)
+BACKBONES = [
+    dict(type='PaCaViT', arch=TINY, num_clusters=CLUSTERS),
+    dict(type='PaCaViT', arch=TEACHER, num_clusters=(5, 4, 3, 2)),
+]
