@@ -1,79 +1,123 @@
+"""Recording is complete, concerns one model in one thread, and changes nothing."""
+
+import threading
+from dataclasses import dataclass
+
 import pytest
 import torch
-from mmtoken import TCFormer, record_tokens
-from tcformer.smallest import TINY
-from torch import nn
+from mmtoken.common.attention import multi_head_attention
+from mmtoken.common.pieces import map_pieces
+from mmtoken.common.recorder import record, record_tokens, start_forward
+from mmtoken.common.records import Record
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Seen(Record):
+    x: Tensor
+
+
+class Attention(nn.Module):
+    """Attention within rows, in pieces on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        def attend(rows: Tensor) -> Tensor:
+            flat = rows.flatten(0, 1)
+            return multi_head_attention(flat, flat, flat, 2).view_as(rows)
+
+        return map_pieces(attend, x, rows=8)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = Attention()
+
+    def forward(self, x: Tensor) -> Tensor:
+        start_forward()
+        x = self.attn(x)
+        record(Seen(1, x))
+        return x
 
 
 @pytest.fixture
-def model(randomize):
-    return randomize(TCFormer(TINY)).eval()
+def x():
+    return torch.randn(2, 64, 4, 4, requires_grad=True)  # 64 windows of 4 places
 
 
-def test_records_stages_and_attention(model):
-    image = torch.randn(2, 3, 64, 48)
-    with record_tokens(model) as rec, torch.no_grad():
-        model(image)
-    assert sorted(rec.stages) == [1, 2, 3, 4]
-    assert rec.stages[3]['tokens'].assign_idx.shape == (2, 16 * 12)
-    assert rec.stages[2]['assign_idx'].shape == (2, 192)
-    assert rec.stages[2]['token_score'].shape == (2, 192, 1)
-    assert set(rec.attention) == {f'block{s}.0.attn' for s in (1, 2, 3, 4)}
-    weights = rec.attention['block4.0.attn']
-    assert weights.shape == (2, 4, 3, 12)  # the first block attends to the tokens before merging
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 3))
-
-
-def test_recording_changes_nothing(model):
-    model, image = model.double(), torch.randn(1, 3, 64, 48).double()
-    want = model(image)
-    with record_tokens(model):
-        got = model(image)
-    for a, b in zip(got, want):
-        torch.testing.assert_close(a.x, b.x)
-        assert torch.equal(a.assign_idx, b.assign_idx)
-
-
-def test_names_are_relative_to_the_recorded_model(model):
-    outer = nn.Sequential(model)
-    with record_tokens(outer) as rec:
-        outer(torch.randn(1, 3, 32, 32))
-    assert 'backbone' not in rec.attention
-    assert '0.block1.0.attn' in rec.attention
-
-
-def test_every_forward_has_its_own_record(model):
-    with record_tokens(model, attention=False) as rec:
-        model(torch.randn(1, 3, 32, 32))
-        model(torch.randn(1, 3, 32, 64))
-    assert [r.stages[1]['tokens'].init_hw for r in rec.forwards] == [(8, 8), (8, 16)]
-    assert rec.stages is rec.forwards[0].stages
-    assert not rec.attention
-
-
-def test_recorded_values_are_detached_and_nothing_stays_behind(model):
+def test_attention_in_pieces_is_recorded_whole_and_changes_nothing(x):
+    model = Model()
+    want = model(x)
     with record_tokens(model) as rec:
-        model(torch.randn(1, 3, 32, 32))
-    assert not rec.stages[4]['tokens'].x.requires_grad
-    assert not rec.attention['block1.0.attn'].requires_grad
+        got = model(x)
+    torch.testing.assert_close(got, want)
+    weights = rec.attention['attn']
+    assert weights.shape == (2 * 64, 2, 4, 4) and not weights.requires_grad
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2 * 64, 2, 4))
+    assert torch.equal(rec.find(Seen, 1).x, got) and not rec.find(Seen, 1).x.requires_grad
+
+
+def test_other_models_are_not_recorded(x):
+    model, other = Model(), Model()
+    with record_tokens(model) as rec:
+        other(x)
+        assert not rec.forwards
+        model(x)
+        other(2 * x)
+    assert len(rec.forwards) == 1 and len(rec.records) == 1
+
+
+def test_other_threads_are_not_recorded(x):
+    model = Model()
+    with record_tokens(model) as rec:
+        thread = threading.Thread(target=model, args=(x,))
+        thread.start()
+        thread.join()
+        assert not rec.forwards
+        with record_tokens(model, attention=False) as inner:
+            model(x)
+    assert not rec.forwards and len(inner.forwards) == 1  # the innermost recorder is active
+
+
+def test_every_forward_has_its_own_record(x):
+    model = Model()
+    with record_tokens(model, attention=False) as rec:
+        model(x)
+        model(x[:1])
+    assert [len(one.records[0].x) for one in rec.forwards] == [2, 1]
+    assert rec.records is rec.forwards[0].records and not rec.attention
+
+
+def test_a_module_that_runs_again_starts_a_new_record(x):
+    model = Attention()
+    with record_tokens(model) as rec:
+        model(x)
+        model(x[:1])
+    assert [len(one.attention['']) for one in rec.forwards] == [128, 64]
+
+
+def test_names_are_relative_to_the_recorded_model(x):
+    model = Model()
+    with record_tokens(nn.Sequential(model)) as rec:
+        nn.Sequential(model)(x)
+    assert not rec.forwards[0].attention.keys() - {'0.attn'}
+
+
+def test_nothing_stays_behind(x):
+    model = Model()
+    with pytest.raises(IndexError), record_tokens(model) as rec:
+        model(x[0, 0])
     assert all(not m._forward_pre_hooks and not m._forward_hooks for m in model.modules())
+    assert not rec.path
 
 
-def test_hooks_go_when_the_forward_fails(model):
-    with pytest.raises(ValueError, match='in_channels'), record_tokens(model):
-        model(torch.randn(1, 4, 32, 32))
-    assert all(not m._forward_pre_hooks for m in model.modules())
-
-
-def test_empty_record_says_so(model):
+def test_missing_records_say_so(x):
+    model = Model()
     with record_tokens(model) as rec:
         pass
-    with pytest.raises(ValueError, match='no token-clustering backbone ran'):
-        _ = rec.stages
-
-
-def test_recording_does_not_change_what_a_model_returns():
-    model = nn.Sequential(nn.Identity())
-    x = torch.ones(2)
-    with record_tokens(model):
-        assert model(x) is x
+    with pytest.raises(ValueError, match='nothing was recorded'):
+        _ = rec.records
+    with record_tokens(model) as rec:
+        model(x)
+    with pytest.raises(ValueError, match=r"one of \[\('Seen', 1\)\], got \('Seen', 2\)"):
+        rec.find(Seen, 2)

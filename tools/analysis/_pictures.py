@@ -74,7 +74,7 @@ class View:
                 corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
                 found.update(bbox=np.float32([corners]), bbox_score=np.ones(1, np.float32))
             found = self._pipeline(found)
-        except (FileNotFoundError, AttributeError, cv2.error) as error:
+        except (FileNotFoundError, AssertionError, AttributeError, cv2.error) as error:
             raise UsageError(
                 f'an image must be a picture that OpenCV reads, got {str(path)!r} ({error})'
             ) from error

@@ -1,1 +1,1 @@
-"""Counting and drawing what token-clustering models do; nothing here is needed to train them."""
+"""Counting, timing and drawing; not needed for training."""

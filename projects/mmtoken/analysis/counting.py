@@ -1,13 +1,13 @@
 """Count parameters and multiply-adds, with fused attention, clustering and token pooling.
 
-One multiply with one add counts 1. Operations are seen where PyTorch dispatches them
-(``torch.utils.flop_counter``), whatever layer or function they come from:
+One multiply with one add counts 1. Operations are counted where PyTorch dispatches them
+(``torch.utils.flop_counter``), regardless of the layer or function that calls them:
 
     linear      matrix products of layers and of functional calls
     conv        convolutions, depthwise and 1x1 ones included
     attention   both products of attention, fused or explicit
-    clustering  distances between tokens: N * M * C for N x M distances; all that modules do
-                which assign patches to clusters, and the weighted sums over the patches
+    clustering  distances between tokens, N * M * C for N x M distances; every operation of
+                modules that assign patches to clusters, and the weighted sums over patches
     transforms  sums over gathered rows (tokens to map and back, merging): 1 per number added
 
 Biases, norms, activations, softmax, pooling, sorting and searching count 0.
@@ -35,16 +35,16 @@ OTHER = 'other'
 
 @dataclass(frozen=True)
 class Operation:
-    """One dispatched operation that somebody may want to count.
+    """One dispatched operation.
 
     Args:
         path: Names of the running modules, outermost first.
         op: Name of the operation, e.g. ``'addmm'``.
-        kind: One of ``KINDS``, or None for what counts 0 here.
+        kind: One of ``KINDS``, or None if it counts 0 here.
         macs: Multiply-adds.
         sizes: Shapes of the tensor arguments.
         out_size: Shape of the (first) result.
-        has_bias: Of convolutions, whether a bias is added.
+        has_bias: Whether a convolution adds a bias.
     """
 
     path: tuple[str, ...]
@@ -68,7 +68,7 @@ class Complexity:
     Args:
         macs: Row to kind to multiply-adds.
         params: Row to kind of layer (linear, conv, norm, other) to number of parameters.
-        operations: What was counted, one by one.
+        operations: All counted operations.
         uncounted: Modules with weight matrices that ran without a countable operation, e.g.
             compiled operators of a host.
     """
@@ -111,7 +111,7 @@ def _added_macs(_target: Tensor, _dim: int, _index: Tensor, source: Tensor) -> i
     return source.numel() if source.is_floating_point() else 0
 
 
-# what torch's registry lacks: the argument count each formula reads, kind, formula
+# missing from torch's registry: number of arguments that the formula reads, kind, formula
 _OURS: dict[str, tuple[int, str | None, Callable[..., int]]] = {
     '_scaled_dot_product_flash_attention_for_cpu': (3, 'attention', _attention_macs),
     '_scaled_dot_product_fused_attention_overrideable': (3, 'attention', _attention_macs),
@@ -127,7 +127,7 @@ _OURS: dict[str, tuple[int, str | None, Callable[..., int]]] = {
     'addcmul': (3, 'conv', lambda _sum, x, _weight: x.numel()),
     'mv': (2, 'linear', lambda matrix, _vector: matrix.numel()),
     'dot': (2, 'linear', lambda a, _b: a.numel()),
-    # seen, so that other conventions can count them; 0 in ours
+    # recorded for other conventions; 0 in ours
     'native_layer_norm': (1, None, lambda _x: 0),
     'avg_pool2d': (1, None, lambda _x: 0),
 }
@@ -135,7 +135,7 @@ _MATRIX_PRODUCTS = {'mm', 'addmm', 'bmm', 'baddbmm', '_scaled_mm'}
 
 
 class _Watch:
-    """Keeps the path of running modules and writes down every countable operation."""
+    """Tracks the path of running modules and collects every countable operation."""
 
     def __init__(self, model: nn.Module) -> None:
         self.operations: list[Operation] = []
@@ -145,7 +145,7 @@ class _Watch:
         self._own, self._inside = declared_kinds(model)
 
     def formulas(self) -> dict[Any, Callable[..., int]]:
-        """Torch's formulas and ours, each writing down what it sees."""
+        """Torch's formulas and ours, each of which also collects the operation."""
         found = {
             packet: self._writing(packet.__name__, None, formula)
             for packet, formula in flop_registry.items()
@@ -195,7 +195,7 @@ class _Watch:
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
-        """Wrap every ``forward``: hosts call it directly, where no hook would see it."""
+        """Wrap every ``forward``; hosts call it directly, which bypasses hooks."""
         modules = dict(self._model.named_modules())
         before = {name: module.__dict__.get('forward') for name, module in modules.items()}
         for name, module in modules.items():
@@ -223,16 +223,16 @@ class _Watch:
 
 
 def declared_kinds(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
-    """What the modules of a model say about their matrix products in ``counts_as``.
+    """Kinds that the modules of a model declare in their attribute ``counts_as``.
 
     ``counts_as`` maps the name of a child, or ``''`` for the module itself, to one of ``KINDS``.
 
     Args:
-        model: Its modules may have the attribute.
+        model: Any model.
 
     Returns:
-        Qualified module name to the kind of its own matrix products; and to the kind of everything
-        that runs inside it.
+        Two dicts: qualified module name to the kind of its own matrix products, and to the kind of
+        everything that runs inside it.
     """
     own, inside = {}, {}
     for name, module in model.named_modules():
@@ -245,16 +245,16 @@ def declared_kinds(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _first(count: int, formula: Callable[..., int]) -> Callable[..., int]:
-    """Pass the first arguments on, and turn multiply-adds into torch's unit, which is half."""
+    """Pass on the first arguments, and convert multiply-adds to torch's unit, which is half."""
     return lambda *args, **_unused: 2 * formula(*args[:count])
 
 
 def stage_rows(model: nn.Module) -> dict[str, str]:
-    """Which modules make up which row: qualified module name to label.
+    """Row of each module: qualified module name to label.
 
-    A backbone of this suite names its own stages. Of any other model each child is a row, and
-    each entry where the child is a list. A model with a ``backbone`` has the backbone's rows,
-    then one for each other child (neck, head).
+    A backbone of this suite names its stages. In any other model each child is a row, or each of
+    its entries if it is a list. A model with a ``backbone`` has the rows of the backbone, then
+    one for each other child (neck, head).
     """
     if isinstance(getattr(model, 'backbone', None), nn.Module):
         rows = {f'backbone.{name}': label for name, label in stage_rows(model.backbone).items()}
@@ -314,11 +314,11 @@ def count_complexity(
     run: Callable[[], Any],
     rows: dict[str, str] | None = None,
 ) -> Complexity:
-    """Count what ``model`` does during one call of ``run``.
+    """Count the operations of ``model`` during one call of ``run``.
 
     Args:
-        model: In whatever mode it is in; counts are per call, so let ``run`` feed one image.
-        run: Calls the model, e.g. ``lambda: model(torch.zeros(1, 3, 224, 224))``.
+        model: Its mode is kept.
+        run: Calls the model with one image, e.g. ``lambda: model(torch.zeros(1, 3, 224, 224))``.
         rows: See :func:`stage_rows`, which is the default.
 
     Returns:
@@ -344,7 +344,7 @@ def sum_by_row(
     params: dict[str, dict[str, int]],
     rows: dict[str, str] | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Row to kind to multiply-adds; rows without either operations or parameters are left out."""
+    """Row to kind to multiply-adds; rows with neither operations nor parameters are left out."""
     rows = stage_rows(model) if rows is None else rows
     macs: dict[str, dict[str, int]] = {label: {} for label in rows.values()}
     for operation in operations:
@@ -355,7 +355,7 @@ def sum_by_row(
 
 
 def _uncounted(model: nn.Module, watch: _Watch) -> tuple[str, ...]:
-    """Modules that ran and own a weight matrix, but did nothing countable themselves."""
+    """Modules with a weight matrix that ran without a countable operation of their own."""
     busy = {operation.module for operation in watch.operations}
     return tuple(
         name
@@ -371,7 +371,7 @@ def _uncounted(model: nn.Module, watch: _Watch) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _plain_multi_head_attention() -> Iterator[None]:
-    """Keep ``nn.MultiheadAttention`` off its fused evaluation path, which nothing can see into."""
+    """Keep ``nn.MultiheadAttention`` off its fused evaluation path, which cannot be counted."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -381,7 +381,7 @@ def _plain_multi_head_attention() -> Iterator[None]:
 
 
 def format_table(complexity: Complexity) -> str:
-    """The counts as an aligned table: a line per row, a column per kind, in millions."""
+    """The counts as an aligned table: one line per row, one column per kind."""
     kinds = [kind for kind in KINDS if complexity.macs_of(kind)]
     kinds += sorted({k for row in complexity.macs.values() for k in row} - set(KINDS))
     header = ['', 'params M', *(f'{kind} G' for kind in kinds), 'total G', 'share']

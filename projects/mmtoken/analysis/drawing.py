@@ -1,4 +1,4 @@
-"""Draw region maps and heat maps over images: arrays in, arrays out, no model in sight.
+"""Draw region maps and heat maps over images; arrays in, arrays out.
 
 An image is ``(H, W, 3)`` uint8, RGB. A label map is ``(H, W)`` of integers: the region of each
 pixel. Everything is deterministic.
@@ -21,7 +21,7 @@ from ..common.checks import HW
 
 INK = (238, 238, 240)
 PAPER = (24, 25, 28)
-MARK = (80, 255, 220)  # which no heat has
+MARK = (80, 255, 220)  # not a heat colour
 NUM_HUES = 24
 
 
@@ -29,7 +29,7 @@ def check_picture(image: np.ndarray, values: np.ndarray) -> None:
     """Raise unless ``image`` is RGB uint8 and ``values`` has one entry per pixel."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(
-            f'an image must be (H, W, 3) of uint8, got {image.shape} of {image.dtype}; convert it'
+            f'an image must be (H, W, 3) of uint8, got {image.shape} of {image.dtype}'
         )
     if values.shape != image.shape[:2]:
         raise ValueError(
@@ -41,15 +41,14 @@ def check_picture(image: np.ndarray, values: np.ndarray) -> None:
 def cells_to_pixels(
     cells: np.ndarray, input_hw: HW, image_hw: HW | None = None, stride: int | None = None
 ) -> np.ndarray:
-    """Enlarge a map of grid cells so that each pixel gets the value of the cell it lies in.
+    """Enlarge a map of grid cells: each pixel gets the value of its cell.
 
     Args:
         cells: ``(H0, W0)``; cells are square and start at the top left corner, the last row and
-            column may stick out.
-        input_hw: Size of the model's input, from which the cell size follows.
+            column may extend beyond the input.
+        input_hw: Size of the model's input.
         image_hw: Size of the picture to draw on, ``input_hw`` by default.
-        stride: Side of a cell in pixels of the input; by default the smallest that covers the
-            input, which is wrong where the last cell of a coarse map sticks out by much.
+        stride: Side of a cell in pixels of the input; by default the smallest that covers it.
 
     Returns:
         ``(H, W)`` as ``image_hw``.
@@ -64,10 +63,10 @@ def cells_to_pixels(
 
 
 def region_hues(labels: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """A hue in [0, 1) for each region, far from the hues of the regions that touch it.
+    """A hue in [0, 1) for each region, far from the hues of adjacent regions.
 
-    Regions choose in turn, the largest first. A hue has to be far from those that the neighbours
-    took; among those that are, one near the region's own colour that was not taken often wins.
+    Regions choose in turn, the largest first: a hue far from those of its neighbours, near the
+    region's own colour and not used often so far.
 
     Args:
         labels: ``(H, W)`` in [0, K).
@@ -140,9 +139,9 @@ def draw_regions(
 ) -> np.ndarray:
     """Show which pixels belong together: one colour per region, thin borders between regions.
 
-    A region is filled with the mean colour of its pixels, tinted by a hue that tells it from its
-    neighbours. Tint and borders fade as regions get as small as a few pixels, where they would
-    hide the picture and flicker.
+    A region is filled with the mean colour of its pixels, tinted by a hue that differs from those
+    of its neighbours. Tint and borders fade for regions of a few pixels, where they would hide
+    the picture.
 
     Args:
         image: ``(H, W, 3)`` uint8.
@@ -190,7 +189,7 @@ def draw_heat(
         heat: ``(H, W)`` numbers.
         low: Value of the coldest colour, the minimum by default.
         high: Value of the hottest colour, the maximum by default.
-        opacity: Of the heat, in [0, 1].
+        opacity: Opacity of the heat, in [0, 1].
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -204,15 +203,12 @@ def draw_heat(
     return ((1 - opacity) * grey + opacity * colours).round().astype(np.uint8)
 
 
-def draw_box(
-    image: np.ndarray, box: tuple[float, float, float, float], label: str = ''
-) -> np.ndarray:
-    """Outline a rectangle, and write a word above it, or below where there is no room.
+def draw_box(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """Outline a rectangle.
 
     Args:
         image: ``(H, W, 3)`` uint8.
-        box: Top, left, bottom and right, in pixels; what lies outside the image is cut off.
-        label: The word.
+        box: Top, left, bottom and right in pixels, clipped to the image.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -227,23 +223,16 @@ def draw_box(
         return image
     drawn = Image.fromarray(image)
     draw = ImageDraw.Draw(drawn)
-    # a dark line inside the light one, which is seen on any ground
+    # a dark line inside a light one, visible on any background
     for colour, inset in ((PAPER, line), (MARK, 0)):
         corners = (left + inset, top + inset, right - 1 - inset, bottom - 1 - inset)
         if corners[0] <= corners[2] and corners[1] <= corners[3]:
             draw.rectangle(corners, outline=colour, width=line)
-    if label:
-        font = _font(max(11, 5 * line))
-        _, _, text_width, text_height = draw.textbbox((0, 0), label, font=font)
-        y = top - text_height - line if top > text_height + line else bottom + line
-        place = (min(left, width - text_width), min(y, height - text_height))
-        draw.rectangle(draw.textbbox(place, label, font=font), fill=PAPER)
-        draw.text(place, label, fill=MARK, font=font)
     return np.asarray(drawn)
 
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize an image so that its longer side has ``side`` pixels; smaller ones stay."""
+    """Resize an image so that its longer side has at most ``side`` pixels."""
     height, width = image.shape[:2]
     factor = side / max(height, width)
     if factor >= 1:
@@ -271,22 +260,22 @@ def add_title(image: np.ndarray, title: str) -> np.ndarray:
 
 
 def contact_sheet(
-    images: Sequence[np.ndarray | None], columns: int | None = None, gap: int = 8
+    images: Sequence[np.ndarray], columns: int | None = None, gap: int = 8
 ) -> np.ndarray:
     """Arrange images of one size on a sheet, row by row.
 
     Args:
-        images: ``(H, W, 3)`` uint8 each; None leaves a place empty.
+        images: ``(H, W, 3)`` uint8 each.
         columns: Images per row; by default as near to 16:9 as their number allows.
         gap: Pixels between images.
 
     Returns:
         The sheet, uint8.
     """
-    sizes = {image.shape[:2] for image in images if image is not None}
+    sizes = {image.shape[:2] for image in images}
     if len(sizes) != 1:
         raise ValueError(
-            f'the images of a sheet must have one size, got {sorted(sizes)}; resize them first'
+            f'the images of a sheet must have one size, got {sorted(sizes)}'
         )
     height, width = sizes.pop()
     if columns is None:
@@ -298,13 +287,12 @@ def contact_sheet(
     sheet[:] = PAPER
     for i, image in enumerate(images):
         top, left = (gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap))
-        if image is not None:
-            sheet[top : top + height, left : left + width] = image
+        sheet[top : top + height, left : left + width] = image
     return sheet
 
 
 def _badness(count: int, columns: int, height: int, width: int) -> float:
-    """How far a sheet is from 16:9 and from full."""
+    """Distance of a sheet from 16:9 and from having no empty place."""
     rows = -(-count // columns)
     shape = abs(math.log(columns * width / (rows * height) * 9 / 16))
     return shape + (rows * columns - count) / columns

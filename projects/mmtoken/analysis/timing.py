@@ -1,7 +1,7 @@
-"""Compare how long models take and how much memory they need, side by side in one run.
+"""Compare the speed and memory of models, side by side in one run.
 
-Models take turns (A B A B ...), so that a machine that gets slower or faster meanwhile does so for
-all of them; medians and quartiles, because interruptions only ever add time.
+Models take turns (A B A B ...), so that a change of the machine's speed affects all of them.
+Medians and quartiles are robust to interruptions, which only add time.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Summary:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Times that a quarter and three quarters of the rounds stay below."""
+        """First and third quartile."""
         if len(self.times) == 1:
             return self.times[0], self.times[0]
         low, _, high = statistics.quantiles(self.times, n=4, method='inclusive')
         return low, high
 
     def ratio(self, reference: Summary) -> float:
-        """Median over the rounds of this time divided by the reference's in the same round."""
+        """Median over the rounds of this time divided by that of the reference."""
         return statistics.median(a / b for a, b in zip(self.times, reference.times))
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
-    """The floating-point tensors inside nested outputs; of token records their features ``x``."""
+    """The floating-point tensors in nested outputs; of token sets their features ``x``."""
     if isinstance(outputs, Tensor):
         return [outputs] if outputs.is_floating_point() else []
     if isinstance(getattr(outputs, 'x', None), Tensor):
@@ -61,7 +61,7 @@ def output_tensors(outputs: Any) -> list[Tensor]:
 
 
 def mean_square(outputs: Any) -> Tensor:
-    """A loss that every output takes part in, for a training step without labels."""
+    """A loss of all outputs, for a training step without labels."""
     tensors = output_tensors(outputs)
     if not tensors:
         raise ValueError(
@@ -72,21 +72,21 @@ def mean_square(outputs: Any) -> Tensor:
 
 
 def largest_difference(outputs: Any, reference: Any) -> float:
-    """Largest absolute difference between two outputs; infinite where shapes differ."""
+    """Largest absolute difference between two outputs; infinite if shapes differ."""
     ours, theirs = output_tensors(outputs), output_tensors(reference)
     if [t.shape for t in ours] != [t.shape for t in theirs]:
         return float('inf')
     differences = [(a.float() - b.float()).abs().max().item() for a, b in zip(ours, theirs)]
-    # max() would lose a nan that is not the first
+    # max() ignores a nan that is not the first
     return float('nan') if any(d != d for d in differences) else max(differences, default=0.0)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is done with every model.
+    """What every model is timed with.
 
     Args:
-        images: ``(B, 3, H, W)`` where the models are.
+        images: ``(B, C, H, W)`` on the device of the models.
         dtype: ``torch.float32``, or a lower precision to run under autocast.
     """
 
@@ -129,9 +129,9 @@ def time_interleaved(
     """Time calls in turns.
 
     Args:
-        calls: Name to what is timed; what it returns is dropped inside the timed span.
+        calls: Name to call; its result is freed within the timed span.
         rounds: Timed calls of each.
-        warmup: Calls of each before that, not timed.
+        warmup: Untimed calls of each before that.
         device: Synchronized before and after every call.
         on_round: Called with the number of finished rounds, warm-up included.
 
@@ -152,10 +152,10 @@ def time_interleaved(
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that PyTorch's allocator held at most during a call, beyond those held before it.
+    """Peak memory of PyTorch's allocator during a call, in bytes beyond those held before it.
 
-    Weights and inputs are therefore left out, gradients of a training step are in. On the CPU the
-    allocator is watched by the profiler, scratch memory of kernels included.
+    Weights and inputs are therefore excluded, gradients of a training step are included. On a CPU
+    the profiler watches the allocator, scratch memory of kernels included.
     """
     if device.type == 'cuda':
         _synchronize(device)
@@ -181,7 +181,7 @@ def _silent_profiler() -> Iterator[profile]:
 
 
 def _memory_events(profiler: profile) -> list[int]:
-    """Bytes allocated (positive) and freed (negative), in time."""
+    """Bytes allocated (positive) and freed (negative), in order."""
     events = profiler.profiler.kineto_results.events()
     memory = [event for event in events if event.name() == '[memory]']
     return [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]

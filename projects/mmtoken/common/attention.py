@@ -1,4 +1,4 @@
-"""Multi-head attention on projected tokens; the one place that calls PyTorch's fused kernel.
+"""Multi-head attention on projected tokens.
 
 Letters: B batch, N queries, M keys, C channels, h heads, d = C / h.
 """
@@ -31,8 +31,8 @@ def multi_head_attention(
 ) -> Tensor:
     """``softmax(q k^T / sqrt(d) + bias) v``, head by head.
 
-    While a recorder listens, the weights are computed explicitly (same maths, no fused kernel)
-    and handed to it.
+    While attention is recorded, the weights are computed explicitly instead of by the fused
+    kernel.
 
     Args:
         q: ``(B, N, C)`` queries.
@@ -40,7 +40,7 @@ def multi_head_attention(
         v: ``(B, M, C)`` values.
         num_heads: h; divides C.
         bias: Added to the logits; broadcasts to ``(B, h, N, M)``.
-        dropout: Probability that a weight is dropped, in [0, 1); pass 0 in eval mode.
+        dropout: Dropout rate of the weights, in [0, 1); pass 0 in eval mode.
 
     Returns:
         ``(B, N, C)``.

@@ -20,7 +20,7 @@ def as_maps(maps):  # TEMPORARY: stvit
 
 
 def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[str]) -> dict:
-    """Look a shipped variant up by name, or check a dict of hyper-parameters.
+    """Look up a shipped variant by name, or check a dict of hyper-parameters.
 
     Args:
         arch: Name in ``archs``, or a dict with exactly the keys ``required``.
@@ -31,13 +31,13 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[st
         The hyper-parameters, a new dict.
 
     Raises:
-        ValueError: Unknown name, or a dict with missing or misspelt keys.
+        ValueError: If the name is unknown, or the dict has missing or unknown keys.
     """
     if isinstance(arch, str):
         if arch not in archs:
             raise ValueError(
                 f'arch must be one of {sorted(archs)} or a dict with the keys {tuple(required)}, '
-                f'got {arch!r}; choose one of them'
+                f'got {arch!r}'
             )
         return dict(archs[arch])
     missing, unknown = set(required) - set(arch), set(arch) - set(required)
@@ -50,7 +50,7 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[st
 
 
 def _belongs(key: str, name: str) -> bool:
-    """Whether a parameter is, or is inside, what has this name."""
+    """Whether a parameter has this name or is inside the module with this name."""
     return key == name or key.startswith(name + '.')
 
 
@@ -64,9 +64,9 @@ class Backbone(StrictInitModule):
 
     Args:
         num_stages: Number of stages of the full architecture.
-        out_indices: Stages to return, counted from 0, rising.
-        frozen_stages: -1: train everything; k >= 0: the stem and the first k stages keep their
-            values and stay in eval mode.
+        out_indices: 0-based indices of the stages to return, in ascending order.
+        frozen_stages: -1 freezes nothing; k >= 0 freezes the stem and the first k stages, which
+            stay in eval mode.
         norm_eval: Keep batch norms in eval mode while training.
         with_cp: Recompute block activations in the backward pass to save memory.
         init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly.
@@ -102,20 +102,20 @@ class Backbone(StrictInitModule):
         in_range = all(0 <= index < num_stages for index in out_indices)
         if not out_indices or not in_range or list(out_indices) != sorted(set(out_indices)):
             raise ValueError(
-                f'out_indices must be rising stage numbers in [0, {num_stages - 1}], got '
-                f'{out_indices}; for example (0, 1, 2, 3)'
+                f'out_indices must be ascending stage indices in [0, {num_stages - 1}], got '
+                f'{out_indices}'
             )
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(
-                f'frozen_stages must lie in [-1, {num_stages}], got {frozen_stages}; -1 freezes '
-                'nothing, 0 the stem'
+                f'frozen_stages must be a whole number in [-1, {num_stages}], got '
+                f'{frozen_stages!r}; -1 freezes nothing, 0 the stem'
             )
         self.num_stages = num_stages
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        # names of the modules and lone parameters of the stem (entry 0) and of each built stage
+        # names of the modules and parameters of the stem (entry 0) and of each built stage
         self.stage_modules: list[list[str]] = []
         self.depths: tuple[int, ...] = ()
 
@@ -166,7 +166,7 @@ class Backbone(StrictInitModule):
         return any(_belongs(key, name) for key in self.state_dict())
 
     def finish(self) -> None:
-        """Freeze what is to be frozen; a subclass calls it at the end of its constructor."""
+        """Freeze stages; a subclass calls it at the end of its constructor."""
         frozen = self._frozen_names()
         for key, parameter in self.named_parameters():
             if any(_belongs(key, name) for name in frozen):
@@ -192,7 +192,7 @@ class Backbone(StrictInitModule):
         return self
 
     def run_block(self, block: nn.Module, *args: Any) -> Any:
-        """Call a block, under activation checkpointing when asked for and training."""
+        """Call a block, with activation checkpointing in training if ``with_cp`` is set."""
         if self.with_cp and self.training:
             return recompute(block, *args, is_random=True)
         return block(*args)
@@ -200,15 +200,16 @@ class Backbone(StrictInitModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay (mmpretrain's convention).
 
-        The stem has depth 0, block i (counted from 1 over all stages) depth i together with
-        the transition before it and the norm after it, everything else the largest depth.
+        The stem has depth 0. Block i, counted from 1 over all stages, has depth i, as has the
+        transition before it and the norm after it. Everything else has the largest depth.
 
         Args:
             param_name: Qualified name of a parameter.
-            prefix: What precedes the backbone's own names, e.g. ``'backbone.'``.
+            prefix: Prefix of the backbone's parameters, e.g. ``'backbone.'``.
 
         Returns:
-            The depth and the number of depths; decay by ``rate ** (number - depth - 1)``.
+            The depth and the number of depths; the learning rate is multiplied by
+            ``rate ** (number - depth - 1)``.
         """
         num_layers = sum(self.depths) + 2
         if not param_name.startswith(prefix):
@@ -225,16 +226,16 @@ class Backbone(StrictInitModule):
             return 0
         before = sum(self.depths[: stage - 1])
         block = re.match(rf'{re.escape(module)}\.(\d+)\.', name)
-        if block:  # a teacher beside the stage may be deeper than the stage
+        if block:  # a teacher may have more blocks than its stage
             return before + min(int(block.group(1)) + 1, self.depths[stage - 1])
         is_transition = self.stage_modules[stage].index(module) == 0
         return before + (1 if is_transition else self.depths[stage - 1])
 
     def out_size(self, index: int, hw: HW) -> HW:
-        """Sides of the map that entry ``index`` of the output has for an image of ``hw``."""
+        """Size of output ``index`` for an image of size ``hw``."""
         stride = self.out_strides[index]
         return -(-hw[0] // stride), -(-hw[1] // stride)
 
     def select(self, stages: Sequence[Any]) -> tuple[Any, ...]:
-        """The stages to return, high to low resolution."""
+        """The entries at ``out_indices``."""
         return tuple(stages[index] for index in self.out_indices)

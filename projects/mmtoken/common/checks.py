@@ -1,7 +1,9 @@
-"""Argument checks that every constructor shares: the rule, the value, the remedy."""
+"""Argument checks that all constructors share. Messages state the rule, the value, the remedy."""
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor
@@ -9,44 +11,78 @@ from torch import Tensor
 HW = tuple[int, int]
 
 
+def check_int(name: str, value: object, low: int = 1) -> None:
+    """Raise unless ``value`` is a whole number of at least ``low``; booleans are none."""
+    is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_int or value < low:
+        raise ValueError(f'{name} must be a whole number >= {low}, got {value!r}')
+
+
+def check_range(
+    name: str, value: object, low: float = -math.inf, high: float = math.inf, ends: str = '[)'
+) -> None:
+    """Raise unless ``value`` is a finite number between ``low`` and ``high``.
+
+    Args:
+        name: Of the argument.
+        value: Of the argument; booleans are not numbers.
+        low: Lower end.
+        high: Upper end.
+        ends: Whether each end is allowed, ``'['`` or ``']'``, or not, ``'('`` or ``')'``.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if (
+        not is_number
+        or not math.isfinite(value)
+        or not (low <= value <= high)
+        or (ends[0] == '(' and value == low)
+        or (ends[1] == ')' and value == high)
+    ):
+        raise ValueError(
+            f'{name} must be a number in {ends[0]}{low:g}, {high:g}{ends[1]}, got {value!r}'
+        )
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise unless ``value`` is a boolean."""
+    if not isinstance(value, bool):
+        raise ValueError(f'{name} must be True or False, got {value!r}')
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    choices = list(choices)
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise ValueError(f'{name} must be one of {choices}, got {value!r}')
+
+
+def check_length(name: str, value: object, length: int, what: str) -> None:
+    """Raise unless ``value`` is a sequence of numbers with one entry per ``what``."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ValueError(f'{name} needs {length} entries, one per {what}, got {value!r}')
+    if len(value) != length:
+        raise ValueError(
+            f'{name} needs {length} entries, one per {what}, got {len(value)}: {tuple(value)}'
+        )
+
+
+def check_divides(heads_name: str, num_heads: int, dim_name: str, dim: int) -> None:
+    """Raise unless both are positive whole numbers and ``num_heads`` divides ``dim``."""
+    check_int(heads_name, num_heads)
+    check_int(dim_name, dim)
+    if dim % num_heads:
+        raise ValueError(
+            f'{heads_name} must divide {dim_name}, got {heads_name}={num_heads} and '
+            f'{dim_name}={dim}'
+        )
+
+
 def check_shape(name: str, value: Tensor, letters: str) -> None:
     """Raise unless a tensor has as many dimensions as there are letters (``'B C H W'``)."""
     if value.ndim != len(letters.split()):
         raise ValueError(
-            f'{name} must have the shape ({letters.replace(" ", ", ")}), '
-            f'got {tuple(value.shape)}; add or remove dimensions before the call'
+            f'{name} must have the shape ({letters.replace(" ", ", ")}), got {tuple(value.shape)}'
         )
-
-
-def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Raise unless ``value`` is one of ``choices``; list them."""
-    choices = list(choices)
-    if value not in choices:
-        raise ValueError(f'{name} must be one of {choices}, got {value!r}; choose one of them')
-
-
-def check_divides(heads_name: str, num_heads: int, dim_name: str, dim: int) -> None:
-    """Raise unless ``num_heads`` is positive and divides ``dim``."""
-    if num_heads < 1 or dim % num_heads:
-        raise ValueError(
-            f'{heads_name} must divide {dim_name}, got {heads_name}={num_heads} and '
-            f'{dim_name}={dim}; choose a divisor of {dim}'
-        )
-
-
-def check_length(name: str, value: Sequence, length: int, what: str) -> None:
-    """Raise unless a sequence has one entry per ``what``."""
-    if len(value) != length:
-        raise ValueError(
-            f'{name} needs one entry per {what}, got {len(value)} entries {tuple(value)} '
-            f'for {length}; give {length} entries'
-        )
-
-
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise unless ``low <= value < high``."""
-    if not low <= value < high:
-        raise ValueError(f'{name} must lie in [{low}, {high}), got {value}; choose it inside')
 
 
 def check_image(image: Tensor, in_channels: int, min_side: int, reason: str) -> None:
@@ -69,6 +105,6 @@ def check_image(image: Tensor, in_channels: int, min_side: int, reason: str) -> 
     if min(height, width) < min_side:
         raise ValueError(
             f'each side of the input must be at least {min_side} pixels ({reason}), got '
-            f'{height}x{width}; resize the image or pad it '
-            '(data_preprocessor.pad_size_divisor=32)'
+            f'{height}x{width}; resize the image or pad it in the data_preprocessor: '
+            'pad_size_divisor=32, in mmseg test_cfg=dict(size_divisor=32)'
         )

@@ -26,7 +26,7 @@ class DropPath(nn.Module):
     """Drop the residual branch of whole samples (stochastic depth, arXiv:1603.09382).
 
     Args:
-        drop_path: Probability that a sample's branch is dropped, in [0, 1).
+        drop_path: Probability of dropping the branch of a sample, in [0, 1).
 
     Shape:
         - x: ``(B, ...)``; returned in the same shape, the kept samples scaled by
@@ -50,7 +50,7 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(drop_path_rate: float, depths: tuple[int, ...]) -> list[list[float]]:
-    """Linearly rising rates from 0 to ``drop_path_rate``, one list per stage."""
+    """Rates that rise linearly from 0 to ``drop_path_rate``, one list per stage."""
     check_range('drop_path_rate', drop_path_rate, 0.0, 1.0)
     last = max(sum(depths) - 1, 1)
     rates = [drop_path_rate * block / last for block in range(sum(depths))]
@@ -61,11 +61,11 @@ def drop_path_rates(drop_path_rate: float, depths: tuple[int, ...]) -> list[list
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between them.
 
-    The wide result of the GELU is not kept for the backward pass.
+    The output of the GELU is recomputed in the backward pass.
 
     Args:
         dim: C.
-        hidden_dim: Width between the two layers.
+        hidden_dim: Channels between the two layers.
 
     Shape:
         - x: ``(B, N, ..., C)``, returned in the same shape.
@@ -92,7 +92,7 @@ class ConvMlp(nn.Module):
 
     Args:
         dim: C.
-        hidden_dim: Width between the two layers.
+        hidden_dim: Channels between the two layers.
         drop: Dropout after each layer, in [0, 1).
 
     Shape:
@@ -118,7 +118,7 @@ class ConvMlp(nn.Module):
 
 
 def init_vit_weights(module: nn.Module) -> None:
-    """Initial values of PVT-like transformers, for ``model.apply``.
+    """Initialise PVT-like transformers, for ``model.apply``.
 
     Linear: truncated normal, std 0.02, bias 0. Conv2d: normal, std ``sqrt(2 / fan_out)``, bias 0.
     Norms and Conv1d layers keep PyTorch's own.

@@ -1,4 +1,4 @@
-"""Cut maps into windows and put them together again: the only code that knows about remainders.
+"""Partition maps into windows and merge them again, padding included.
 
 Maps are channels-last here. Letters: B batch, H and W cells, C channels, w side of a window, K
 windows of a map in raster order.
@@ -16,17 +16,17 @@ from .checks import HW
 
 
 def window_padding(hw: HW, window_size: int) -> HW:
-    """Rows and columns that a map lacks at the bottom and on the right for whole windows."""
+    """Rows and columns of padding at the bottom and on the right for whole windows."""
     return -hw[0] % window_size, -hw[1] % window_size
 
 
 def window_grid(hw: HW, window_size: int) -> HW:
-    """Windows down and across a map, the padded ones included."""
+    """Number of windows down and across a map, padded ones included."""
     return -(-hw[0] // window_size), -(-hw[1] // window_size)
 
 
 def pad_to_windows(x: Tensor, window_size: int, value: float = 0.0) -> Tensor:
-    """``(B, H, W, C)`` -> whole windows, padded with ``value`` at the bottom and on the right."""
+    """Pad ``(B, H, W, C)`` to whole windows with ``value``, at the bottom and on the right."""
     rows, cols = window_padding(x.shape[1:3], window_size)
     return F.pad(x, (0, 0, 0, cols, 0, rows), value=value) if rows or cols else x
 
@@ -39,9 +39,9 @@ def partition_windows(x: Tensor, window_size: int) -> Tensor:
 
 
 def merge_windows(windows: Tensor, window_size: int, hw: HW) -> Tensor:
-    """``(B * K, w * w, C)`` -> ``(B, H, W, C)``, the padding cut off; ``hw`` is H and W.
+    """``(B * K, w * w, C)`` -> ``(B, H, W, C)`` without padding; ``hw`` is H and W.
 
-    The inverse of :func:`partition_windows` after :func:`pad_to_windows`.
+    The inverse of :func:`pad_to_windows` and :func:`partition_windows`.
     """
     grid = window_grid(hw, window_size)
     x = windows.unflatten(0, (-1, *grid)).unflatten(3, (window_size, window_size))
@@ -51,16 +51,16 @@ def merge_windows(windows: Tensor, window_size: int, hw: HW) -> Tensor:
 
 @dataclass(frozen=True)
 class WindowOrder:
-    """Where the patches of a map stand once it is padded, rolled and cut into windows.
+    """Positions of the patches of a map that is padded, rolled and partitioned into windows.
 
-    One index instead of padding, rolling and partitioning, each of which copies the map. Letters
-    as above; N = H * W patches in raster order.
+    One index replaces padding, rolling and partitioning, each of which copies the map. N = H * W
+    patches are in raster order.
 
     Args:
         window_size: w.
-        patches: ``(K * w * w,)``, the patch at each place, any where there is padding.
-        padding: ``(P,)``, places of padding.
-        places: ``(N,)``, the place of each patch.
+        patches: ``(K * w * w,)``, the patch at each position; arbitrary in the padding.
+        padding: ``(P,)``, positions of the padding.
+        places: ``(N,)``, the position of each patch.
     """
 
     window_size: int
