@@ -156,24 +156,15 @@ def test_box_is_outlined_as_far_as_it_is_in_the_image(box, inside):
 
 def test_box_outside_the_image_is_not_drawn():
     for box in ((50, 0, 60, 10), (0, -9, 5, 0), (3, 3, 3, 9)):
-        assert (draw_box(grey(50, 60), box, '7') == 120).all()
-
-
-@pytest.mark.parametrize('box, rows', [((30, 20, 40, 40), (0, 30)), ((0, 20, 10, 40), (10, 50))])
-def test_label_of_a_box_stands_where_there_is_room(box, rows):
-    changed = (draw_box(grey(50, 60), box, '17') != draw_box(grey(50, 60), box)).any(-1)
-    found = np.argwhere(changed)[:, 0]
-    assert rows[0] <= found.min() and found.max() < rows[1]
-    near_the_edge = draw_box(grey(50, 60), (30, 55, 40, 60), '1234567')
-    assert (near_the_edge == MARK).all(-1)[:29].any()  # moved into the image
+        assert (draw_box(grey(50, 60), box) == 120).all()
 
 
 def test_sheets():
     sheet = contact_sheet([grey(30, 20, level) for level in (10, 20, 30, 40, 50)], gap=2)
     assert sheet.shape == (34, 5 * 22 + 2, 3)  # portraits stand in a row
     assert contact_sheet([grey(20, 30)] * 6, gap=2).shape == (2 * 22 + 2, 3 * 32 + 2, 3)
-    below = contact_sheet([grey(4, 4), None, None, grey(4, 4)], columns=2, gap=0)
-    assert (below[:4, :4] == 120).all() and (below[4:, :4] != 120).all()
+    below = contact_sheet([grey(4, 4)] * 3, columns=2, gap=0)
+    assert (below[:4, :4] == 120).all() and (below[4:, :4] == 120).all() and (below[4:, 4:] != 120).all()
 
 
 @pytest.mark.parametrize(

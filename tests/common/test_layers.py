@@ -2,8 +2,27 @@ import math
 
 import pytest
 import torch
-from mmtoken.common.layers import ConvMlp, DropPath, drop_path_rates, init_vit_weights
+from mmtoken.common.layers import (
+    ConvMlp,
+    DropPath,
+    drop_path_rates,
+    init_vit_weights,
+    to_map,
+    to_tokens,
+)
 from torch import nn
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_maps_of_tokens_are_channels_last_views(batch):
+    x = torch.randn(batch, 15, 4)
+    feature_map = to_map(x, (3, 5))
+    assert feature_map.shape == (batch, 4, 3, 5) and feature_map.data_ptr() == x.data_ptr()
+    assert feature_map.stride() == (60, 1, 20, 4)  # what a convolution recognises
+    assert torch.equal(feature_map[0, :, 2, 3], x[0, 13])
+    tokens = to_tokens(feature_map)
+    assert torch.equal(tokens, x) and tokens.stride() == x.stride()
+    assert ConvMlp(4, 8)(x, (3, 5)).stride() == x.stride()
 
 
 def test_drop_path_is_the_identity_in_eval_and_at_zero():
@@ -21,7 +40,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 
 @pytest.mark.parametrize('rate', [-0.1, 1.0])
 def test_drop_path_out_of_range(rate):
-    with pytest.raises(ValueError, match=rf'drop_path must lie in \[0.0, 1.0\), got {rate}'):
+    with pytest.raises(ValueError, match=rf'drop_path must be a number in \[0, 1\), got {rate}'):
         DropPath(rate)
 
 

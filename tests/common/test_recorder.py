@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from mmtoken.common.attention import multi_head_attention
-from mmtoken.common.pieces import map_pieces
+from mmtoken.common.memory import map_chunks
 from mmtoken.common.recorder import record, record_tokens, start_forward
 from mmtoken.common.records import Record
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Attention(nn.Module):
             flat = rows.flatten(0, 1)
             return multi_head_attention(flat, flat, flat, 2).view_as(rows)
 
-        return map_pieces(attend, x, rows=8)
+        return map_chunks(attend, x, rows=8)
 
 
 class Model(nn.Module):

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checkpoints import StrictInitModule
 from .checks import HW, check_image
-from .recompute import recompute
+from .memory import recompute
 from .recorder import start_forward
 
 

@@ -8,8 +8,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from .checks import HW, check_range
-from .pieces import map_pieces
-from .recompute import recompute
+from .memory import map_chunks, recompute
 
 
 def to_map(x: Tensor, hw: HW) -> Tensor:
@@ -78,9 +77,9 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return map_pieces(self._forward_piece, x)
+        return map_chunks(self._forward_chunk, x)
 
-    def _forward_piece(self, x: Tensor) -> Tensor:
+    def _forward_chunk(self, x: Tensor) -> Tensor:
         return recompute(self._activate, self.fc1(x))
 
     def _activate(self, hidden: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..common.attention import multi_head_attention
 from ..common.checks import HW
-from ..common.recompute import recompute
+from ..common.memory import recompute
 from ..common.windows import merge_windows, pad_to_windows, partition_windows, window_grid
 
 # What hides padding from attention; see visible_keys

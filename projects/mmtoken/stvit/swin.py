@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..common.attention import multi_head_attention
 from ..common.checks import HW, check_divides
 from ..common.layers import DropPath, Mlp
-from ..common.pieces import map_pieces
+from ..common.memory import map_chunks
 from ..common.windows import (
     WindowOrder,
     cut_windows,
@@ -167,7 +167,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, order: WindowOrder, mask: Tensor | None = None) -> Tensor:
         masks = () if mask is None else (mask[None],)
         attend = partial(self._attend, bias=self._bias())
-        windows = map_pieces(attend, cut_windows(x, order), *masks)
+        windows = map_chunks(attend, cut_windows(x, order), *masks)
         return self.proj(join_windows(windows, order))
 
     def _bias(self) -> Tensor:
