@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,8 +67,8 @@ def safe_classes() -> list:
     A history buffer pickles its own methods by name; the safe unpickler may look them up with
     ``getattr`` and still never calls what it gets.
     """
-    numpy_core = np._core if hasattr(np, '_core') else np.core
-    reconstruct = (numpy_core.multiarray._reconstruct, numpy_core.multiarray.scalar)
+    # numpy keeps these two in a private module whose name depends on its version
+    reconstruct = (np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0])
     dtypes = {type(np.dtype(code)) for code in ('?', 'u1', 'i4', 'i8', 'f4', 'f8', 'U1')}
     return [
         argparse.Namespace,
@@ -282,21 +283,13 @@ class StrictInitModule(BaseModule):
     ``prepare_state_dict``; ``load_state_dict`` goes through it as well.
     """
 
-    def __init__(self, init_cfg: dict | None = None) -> None:
-        super().__init__(init_cfg)
-        self.register_load_state_dict_pre_hook(self._prepare_before_load)
-
-    @staticmethod
-    def _prepare_before_load(
-        module: nn.Module, state: dict[str, Tensor], prefix: str, *_unused: object
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Rename and drop keys of this module within a larger state dict, in place."""
-        own = {key: value for key, value in state.items() if key.startswith(prefix)}
-        bare = {key.removeprefix(prefix): value for key, value in own.items()}
-        prepared, _ = module.prepare_state_dict(bare)
-        for key in own:
-            del state[key]
-        state.update({prefix + key: value for key, value in prepared.items()})
+        own = [key for key in state_dict if key.startswith(prefix)]
+        bare = {key.removeprefix(prefix): state_dict.pop(key) for key in own}
+        prepared, _ = self.prepare_state_dict(bare)
+        state_dict.update({prefix + key: value for key, value in prepared.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def prepare_state_dict(
         self, state: dict[str, Tensor]
