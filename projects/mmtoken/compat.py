@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from mmengine.config import utils as config_utils
 
-from .common.checkpoints import safe_classes
+from .common.strict_load import safe_classes
 
 
 def prepare_hosts() -> None:

@@ -6,7 +6,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from mmtoken.common.checkpoints import (
+from mmtoken.common.strict_load import (
     StrictInitModule,
     load_checkpoint_strict,
     load_state_dict_strict,
