@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from mmengine.config import utils as config_utils
 
-from .common.strict_load import safe_classes
+from .common.weights import SAFE_GLOBALS
 
 
 def prepare_hosts() -> None:
@@ -48,4 +48,4 @@ def make_checkpoints_loadable() -> None:
     (numpy arrays). The official mmengine cannot resume from its own checkpoints with torch 2.6 or
     newer; the maintained fork falls back to the unsafe unpickler, with a page of warnings.
     """
-    torch.serialization.add_safe_globals(safe_classes())
+    torch.serialization.add_safe_globals(SAFE_GLOBALS)
