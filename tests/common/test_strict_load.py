@@ -90,12 +90,14 @@ def test_declarations_must_do_something_and_not_everything(declared, message):
         load_state_dict_strict(Small(), {**filled(), 'head.weight': torch.zeros(1)}, **declared)
 
 
-def test_ignored_keys_may_belong_to_parts_that_are_not_built():
+def test_keys_of_parts_that_are_not_built_are_reported_as_ignored():
     class Part(Small):
         def prepare_state_dict(self, state):
             return {k: v for k, v in state.items() if not k.startswith('stage4.')}, ()
 
-    load_state_dict_strict(Part(), {**filled(), 'stage4.w': torch.ones(1)}, ignore='stage4')
+    state = {**filled(), 'stage4.w': torch.ones(1)}
+    for declared in ({}, {'ignore': 'stage4'}):
+        assert load_state_dict_strict(Part(), state, **declared).ignored == ('stage4.w',)
 
 
 def test_declared_differences_pass():

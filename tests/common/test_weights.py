@@ -3,6 +3,7 @@
 import argparse
 import io
 import zipfile
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -76,6 +77,15 @@ def test_missing_file(path):
         read_checkpoint(path)
 
 
+def test_unreachable_url(monkeypatch):
+    def offline(*args, **kwargs):
+        raise URLError('no route')
+
+    monkeypatch.setattr('torch.hub.load_state_dict_from_url', offline)
+    with pytest.raises(FileNotFoundError, match=r"got 'https://example.org/w.pth' \(URLError\)"):
+        read_checkpoint('https://example.org/w.pth')
+
+
 def test_registered_file_backend_is_asked(save):
     class Store(fileio.BaseStorageBackend):
         get_text = None
@@ -96,9 +106,11 @@ class Trap:
         return setattr, (Trap, 'fired', True)
 
 
-class GetattrTrap:
+class Lookup:
+    """``getattr`` is for a history buffer's own methods only."""
+
     def __reduce__(self):
-        return getattr, (nn.Module, 'forward')
+        return getattr, (argparse.Namespace, '__init__')
 
 
 def shortened(content):
@@ -113,7 +125,7 @@ def shortened(content):
         (shortened(STATE), r'it is truncated or .* copy it again \(\w+Error\)$'),
         (b'epoch 3\n', r'it is truncated or .* copy it again \(\w+Error\)$'),
         (Trap(), r'it holds a pickled \S*setattr; re-save only its state_dict$'),
-        (GetattrTrap(), r'torch.nn.modules.module.Module; re-save only its state_dict$'),
+        (Lookup(), r'it holds a pickled argparse.Namespace.__init__; re-save'),
         (nn.Linear(1, 1), r'it holds a pickled torch.nn.modules.linear.Linear; re-save'),
     ],
     ids=['truncated', 'text', 'code', 'getattr', 'module'],
@@ -125,15 +137,6 @@ def test_unreadable_file_is_one_sentence_and_runs_nothing(tmp_path, content, rea
         read_checkpoint(path)
     assert '\n' not in str(caught.value) and len(str(caught.value)) < 300
     assert not Trap.fired
-
-
-def test_getattr_looks_up_history_methods_only(save):
-    class Lookup:
-        def __reduce__(self):
-            return getattr, (argparse.Namespace, '__init__')
-
-    with pytest.raises(ValueError, match='cannot be read as a weights file'):
-        read_checkpoint(save(Lookup()))
 
 
 def test_runner_checkpoint_is_read_and_the_allow_list_is_as_before(save, no_safe_globals):

@@ -31,7 +31,7 @@ class LoadReport:
         converted: Taken from the file under the name that another release gives it.
         resized: Taken from the file after a declared change of shape.
         reinitialized: Declared to keep their initial value.
-        ignored: In the file, declared to be left out.
+        ignored: In the file, declared to be left out, or of a stage that is not built.
         missing: In the model, not in the file, undeclared.
         unexpected: In the file, not in the model, undeclared.
         mismatched: ``'key: difference'`` in shape or type, or a value that is not finite.
@@ -109,13 +109,14 @@ def _prefix_hint(own: Iterable[str], given: Iterable[str]) -> str:
 
 def _prepare(
     model: nn.Module, state: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
-    """The tensors by the model's names, and which were converted and which resized."""
-    state, converted = convert_keys(state, getattr(model, 'conventions', ()))
-    if not hasattr(model, 'prepare_state_dict'):
-        return state, converted, ()
-    state, resized = model.prepare_state_dict(state)
-    return state, converted, resized
+) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the tensors by the model's names; the names converted, resized and dropped."""
+    renamed, converted = convert_keys(state, getattr(model, 'conventions', ()))
+    state, resized = renamed, ()
+    if hasattr(model, 'prepare_state_dict'):
+        state, resized = model.prepare_state_dict(renamed)
+    dropped = tuple(key for key in renamed if key not in state)
+    return state, converted, tuple(resized), dropped
 
 
 def load_state_dict_strict(
@@ -150,22 +151,21 @@ def load_state_dict_strict(
             declared pattern matches nothing, or nothing is left to load.
     """
     own = model.state_dict()
-    names = set(state)
-    state, converted, resized = _prepare(model, state)
-    names = (names | state.keys()) - own.keys()
+    state, converted, resized, dropped = _prepare(model, state)
+    foreign = [key for key in (*state, *dropped) if key not in own]
     reinitialize = _check_patterns('reinitialize', reinitialize, own, 'of the model')
-    ignore = _check_patterns('ignore', ignore, names, 'that only the file has')
+    ignore = _check_patterns('ignore', ignore, foreign, 'that only the file has')
     ignore += tuple(getattr(model, 'checkpoint_ignore', ()))
     overridden = getattr(model, 'reinitialized_keys', lambda _state: ())(state)
     fresh = [key for key in own if key in overridden or _matches(key, reinitialize)]
-    ignored = [key for key in state if key not in own and _matches(key, ignore)]
+    ignored = [key for key in foreign if key not in state or _matches(key, ignore)]
     given = {k: v for k, v in state.items() if k not in ignored and k not in fresh}
     wanted = [key for key in own if key not in fresh]
     differences = {key: _difference(given[key], own[key]) for key in wanted if key in given}
     fits = [key for key, difference in differences.items() if not difference]
     report = LoadReport(
-        loaded=tuple(key for key in fits if key not in resized and key not in converted),
-        converted=tuple(key for key in fits if key not in resized and key in converted),
+        loaded=tuple(key for key in fits if key not in (*converted, *resized)),
+        converted=tuple(key for key in fits if key in converted),
         resized=tuple(key for key in fits if key in resized),
         reinitialized=tuple(fresh),
         ignored=tuple(ignored),
@@ -178,9 +178,9 @@ def load_state_dict_strict(
         hint = f'{hint} ' if hint else ''
         raise ValueError(
             f'{source} does not fit {type(model).__name__} ({len(fits)} of {len(own)} keys fit):\n'
-            f'{errors}\n{hint}Nothing was loaded. Use the checkpoint of this '
-            "architecture, or declare the differences: init_cfg=dict(type='Pretrained', "
-            "checkpoint=..., prefix=..., reinitialize=('regex',), ignore=('regex',))"
+            f'{errors}\n{hint}Nothing was loaded. Use the checkpoint of this architecture, or '
+            "declare the differences: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=..., "
+            "reinitialize=('regex',), ignore=('regex',))"
         )
     if own and not fits:
         raise ValueError(

@@ -7,6 +7,7 @@ import codecs
 import functools
 import io
 import os
+import pickle
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ _LOCK = threading.Lock()  # torch has one allow-list for all threads
 def _history_method(owner: type, name: str) -> Callable:
     """Stand-in for ``getattr``, by which a history buffer pickles its own methods."""
     if owner is not HistoryBuffer:
-        raise ValueError(f'getattr may only look up methods of HistoryBuffer, got {owner!r}')
+        raise pickle.UnpicklingError(f'GLOBAL {owner.__module__}.{owner.__qualname__}.{name}')
     return getattr(owner, name)
 
 
@@ -42,7 +43,8 @@ def _alias(name: str, function: Callable) -> Callable:
 
 
 # Harmless globals that mmengine and the authors' scripts save next to the weights. numpy 2 renamed
-# its private module, and pickles of protocol 2 call builtins by their name in Python 2.
+# its private module, pickles of protocol 2 call builtins by their name in Python 2, and old torch
+# does not allow `codecs.encode`, by which bytes are pickled.
 SAFE_GLOBALS = [
     argparse.Namespace,
     HistoryBuffer,
@@ -73,6 +75,13 @@ def safe_globals() -> Iterator[None]:
             torch.serialization.add_safe_globals(before)
 
 
+def _not_found(path: str, error: Exception) -> FileNotFoundError:
+    return FileNotFoundError(
+        f'a checkpoint must be an existing file, got {path!r} ({type(error).__name__}); '
+        'correct the path or download the file first'
+    )
+
+
 def read_checkpoint(path: str | Path) -> dict:
     """Read a checkpoint with ``weights_only=True``.
 
@@ -83,23 +92,23 @@ def read_checkpoint(path: str | Path) -> dict:
         The content of the file: tensors by name, or a container around them.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, or holds pickled objects.
+        FileNotFoundError: If the file does not exist or cannot be opened.
+        ValueError: If its content is not a checkpoint, or has pickled objects.
     """
     path = os.path.expanduser(str(path))
-    if path.startswith(('http://', 'https://')):
-        load = functools.partial(torch.hub.load_state_dict_from_url, path)
-    else:
-        try:
-            load = functools.partial(torch.load, io.BytesIO(fileio.get(path)))
-        except (OSError, KeyError) as error:  # no file backend has the prefix: KeyError
-            raise FileNotFoundError(
-                f'a checkpoint must be an existing file, got {path!r} ({type(error).__name__}); '
-                'correct the path or download the file first'
-            ) from None
+    is_url = path.startswith(('http://', 'https://'))
+    options = dict(map_location='cpu', weights_only=True)
+    try:
+        file = None if is_url else io.BytesIO(fileio.get(path))
+    except (OSError, KeyError) as error:  # a KeyError if no file backend has the prefix
+        raise _not_found(path, error) from None
     try:
         with safe_globals():
-            return load(map_location='cpu', weights_only=True)
+            if is_url:
+                return torch.hub.load_state_dict_from_url(path, **options)
+            return torch.load(file, **options)
+    except OSError as error:
+        raise _not_found(path, error) from None
     except Exception as error:
         text = re.sub(r'\x1b\[\d*m', '', str(error))  # torch prints in bold
         pickled = re.search(r"(?:GLOBAL |<class '|function )([\w.]+)", text)
@@ -128,7 +137,7 @@ def read_state_dict(path: str | Path, prefix: str | None = None) -> dict[str, Te
         Tensors by name.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist or cannot be opened.
         ValueError: If the file cannot be read, has no named tensors, two keys for one parameter,
             or no key with the prefix.
     """
@@ -147,7 +156,7 @@ def read_state_dict(path: str | Path, prefix: str | None = None) -> dict[str, Te
     tensors = rename_keys(tensors, {key: key.removeprefix('module.') for key in tensors})
     if not prefix:
         return tensors
-    start = f'{prefix}'.rstrip('.') + '.'
+    start = str(prefix).rstrip('.') + '.'
     found = {key.removeprefix(start): v for key, v in tensors.items() if key.startswith(start)}
     if not found:
         modules = sorted({key.partition('.')[0] for key in tensors})
