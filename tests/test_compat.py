@@ -1,5 +1,9 @@
 """``mmseg::`` bases load under every name of mmseg, and a runner's checkpoints load safely."""
 
+import importlib
+import pickle
+
+import mmtoken
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ from mmengine.config import Config
 from mmengine.config import utils as config_utils
 from mmengine.logging import MessageHub
 from mmengine.utils import get_installed_path
-from mmtoken.compat import make_checkpoints_loadable, make_host_configs_loadable
+from mmtoken.compat import make_host_configs_loadable, prepare_hosts
 
 
 @pytest.fixture
@@ -55,13 +59,20 @@ def test_config_with_an_mmseg_base_loads(tmp_path):
     assert Config.fromfile(config).model.type == 'EncoderDecoder'
 
 
-def test_what_a_runner_saves_loads_without_running_code(tmp_path):
+@pytest.mark.parametrize(
+    'prepare', [prepare_hosts, lambda: importlib.reload(mmtoken)], ids=['tools', 'inferencers']
+)
+def test_hosts_read_what_a_runner_saves_without_running_code(prepare, tmp_path):
     hub = MessageHub.get_instance('test_compat')
     hub.update_scalar('train/loss', np.float32(0.5))
     meta = dict(sigmas=np.ones(17, np.float32), colors=np.zeros((17, 3), np.uint8))
     path = tmp_path / 'checkpoint.pth'
     torch.save(dict(message_hub=hub.state_dict(), meta=meta), path)
-    make_checkpoints_loadable()
+    torch.serialization.clear_safe_globals()
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    prepare()
     loaded = torch.load(path, weights_only=True)
     assert loaded['message_hub']['log_scalars']['train/loss'].current() == 0.5
     assert loaded['meta']['colors'].shape == (17, 3)
+    assert getattr not in torch.serialization.get_safe_globals()

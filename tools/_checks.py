@@ -14,7 +14,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import load_state_dict
-from mmtoken.common.checkpoints import read_checkpoint as read_safely
+from mmtoken.common.weights import read_checkpoint as read_safely
 
 
 def check_launcher(cfg: Config) -> None:

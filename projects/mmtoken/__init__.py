@@ -7,7 +7,8 @@
 | STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR``, ``STViTSwin``, ``STViTDeiT`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
-``custom_imports = dict(imports=['mmtoken'])`` in a config is all that a user adds.
+``custom_imports = dict(imports=['mmtoken'])`` in a config is all that a user adds. It also lets
+torch's safe unpickler read the checkpoints that runners save.
 """
 
 try:
@@ -19,10 +20,13 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .common.recorder import record_tokens
+from .compat import make_checkpoints_loadable
 from .paca_vit import PaCaViT
 from .paca_vit.optimizer import RoleOptimWrapperConstructor
 from .stvit import STViTDeiT, STViTR, STViTSwin
 from .tcformer import MTA, TCFormer
+
+make_checkpoints_loadable()
 
 __version__ = '0.1.0'
 __all__ = [

@@ -1,7 +1,8 @@
-"""What must happen before a config is parsed, because inside one it would be too late.
+"""Adjustments that the hosts need before they read a config or a checkpoint.
 
-A config's bases are read before its ``custom_imports``. The command-line tools and the tests
-therefore call :func:`prepare_hosts` first; importing ``mmtoken`` alone changes nothing.
+A config's bases are read before its ``custom_imports``, so the command-line tools and the tests
+call :func:`prepare_hosts` first. Importing ``mmtoken`` calls :func:`make_checkpoints_loadable`,
+which is in time for whatever reads a checkpoint, such as the hosts' inferencers.
 """
 
 from importlib import metadata
@@ -10,24 +11,24 @@ from importlib.util import find_spec
 import torch
 from mmengine.config import utils as config_utils
 
-from .common.checkpoints import safe_classes
+from .common.weights import SAFE_GLOBALS
 
 
 def prepare_hosts() -> None:
-    """Do everything in this file; calling it again changes nothing."""
+    """Apply every adjustment; safe to call twice."""
     make_host_configs_loadable()
     make_checkpoints_loadable()
 
 
 def make_host_configs_loadable() -> list[str]:
-    """Let ``_base_ = 'mmseg::...'`` find mmseg under whatever name it was installed.
+    """Let ``_base_ = 'mmseg::...'`` find mmseg whatever its distribution is called.
 
-    mmengine looks for the distribution ``mmsegmentation`` and gives up when mmseg came from
-    another one (the maintained fork is called ``onedl-mmsegmentation``). A look-up by import name
-    works for all of them.
+    mmengine looks for the distribution ``mmsegmentation`` and fails if mmseg came from another
+    one, such as the maintained fork ``onedl-mmsegmentation``. A look-up by import name always
+    works.
 
     Returns:
-        The hosts that are now looked up by import name; empty where nothing had to change.
+        The hosts that are now looked up by import name.
     """
     changed = []
     for module, distribution in config_utils.MODULE2PACKAGE.items():
@@ -42,10 +43,10 @@ def make_host_configs_loadable() -> list[str]:
 
 
 def make_checkpoints_loadable() -> None:
-    """Let torch's safe unpickler read what a runner puts beside the weights.
+    """Let ``torch.load(weights_only=True)`` read what a runner saves next to the weights.
 
-    A runner stores its message hub (history buffers) and the meta-information of the data set
+    A runner saves its message hub (history buffers) and the meta-information of the data set
     (numpy arrays). The official mmengine cannot resume from its own checkpoints with torch 2.6 or
-    newer; the maintained fork falls back to the unsafe unpickler, with a page of warnings.
+    newer; the maintained fork falls back to the unsafe unpickler with a page of warnings.
     """
-    torch.serialization.add_safe_globals(safe_classes())
+    torch.serialization.add_safe_globals(SAFE_GLOBALS)

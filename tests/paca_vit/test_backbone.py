@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from mmtoken import PaCaViT, record_tokens
-from mmtoken.common.checkpoints import load_state_dict_strict
+from mmtoken.common.strict_load import load_state_dict_strict
 from mmtoken.paca_vit import reference
 from paca_vit.smallest import CLUSTERS, TEACHER, TINY
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from _cli import UsageError
 from mmengine.config import Config, ConfigDict
-from mmtoken.common.checkpoints import read_checkpoint
+from mmtoken.common.weights import read_checkpoint
 
 pytest.importorskip('mmpose', reason='the demo config needs mmpose')
 

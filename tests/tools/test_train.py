@@ -9,7 +9,7 @@ import torch
 from _cli import UsageError
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
-from mmtoken.common.checkpoints import read_checkpoint
+from mmtoken.common.weights import read_checkpoint
 
 pytest.importorskip('mmpose', reason='the demo config needs mmpose')
 

@@ -20,7 +20,8 @@ from _pictures import View
 from mmengine.config import Config
 from mmtoken.analysis.drawing import add_title, contact_sheet
 from mmtoken.analysis.maps import draw_maps, record_backbone
-from mmtoken.common.checkpoints import load_state_dict_strict, read_state_dict
+from mmtoken.common.strict_load import load_state_dict_strict
+from mmtoken.common.weights import read_state_dict
 from torch import Tensor, nn
 from tqdm import tqdm
 

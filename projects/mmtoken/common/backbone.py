@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checkpoints import StrictInitModule
 from .checks import HW, check_image
 from .memory import recompute
 from .recorder import start_forward
+from .strict_load import StrictInitModule
 
 
 def as_maps(maps):  # TEMPORARY: stvit

@@ -16,6 +16,7 @@ from ..common.backbone import Backbone, resolve_arch
 from ..common.checks import check_choice, check_divides, check_length, check_range
 from ..common.layers import drop_path_rates, init_vit_weights
 from ..common.recorder import record
+from .conventions import mmpose_0x
 from .ctm import ClusteringTokenMerge
 from .embed import OverlapPatchEmbed
 from .layers import TokenBlock
@@ -77,6 +78,7 @@ class TCFormer(Backbone):
 
     # released classification files carry a head that dense tasks have no use for
     checkpoint_ignore = (r'head\.',)
+    conventions = (mmpose_0x,)
 
     def __init__(
         self,
@@ -214,13 +216,3 @@ class TCFormer(Backbone):
         """Names of the modules of a stage, counted from 1."""
         names = [f'block{stage}', f'norm{stage}']
         return names if stage == 1 else [f'ctm{stage - 1}', *names]
-
-    def prepare_state_dict(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Rename mmpose 0.x's ``patch_embed1.projection`` and drop stages that are not built."""
-        renamed = {
-            key.replace('patch_embed1.projection.', 'patch_embed1.proj.'): value
-            for key, value in state.items()
-        }
-        return super().prepare_state_dict(renamed)

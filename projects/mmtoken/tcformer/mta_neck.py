@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.backbone import as_maps
-from ..common.checkpoints import StrictInitModule
 from ..common.checks import check_choice, check_divides, check_length
 from ..common.layers import drop_path_rates, init_vit_weights
+from ..common.strict_load import StrictInitModule
 from .layers import REDUCTIONS, TokenBlock
 from .tokens import TokenSet, interpolate_tokens, tokens_to_map
 

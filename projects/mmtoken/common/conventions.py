@@ -1,0 +1,44 @@
+"""Names of other releases of a model: a convention turns their keys into ours.
+
+A model lists its conventions in the class attribute ``conventions``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar('T')
+# From the keys of a file to our names of those that differ; empty for a file of another release.
+Convention = Callable[[Collection[str]], Mapping[str, str]]
+
+
+def rename_keys(state: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:
+    """Rename the keys of ``state`` that ``names`` has.
+
+    Raises:
+        ValueError: If two keys get one name.
+    """
+    origin: dict[str, str] = {}
+    for key in state:
+        first = origin.setdefault(names.get(key, key), key)
+        if first != key:
+            raise ValueError(
+                f'each parameter must have one key, got {first!r} and {key!r} for '
+                f'{names.get(key, key)!r}; remove one of them from the file'
+            )
+    return {name: state[key] for name, key in origin.items()}
+
+
+def convert_keys(
+    state: Mapping[str, T], conventions: Iterable[Convention]
+) -> tuple[dict[str, T], tuple[str, ...]]:
+    """Apply each convention in turn.
+
+    Returns:
+        The values by our names, and the names that were not in ``state``.
+    """
+    converted = dict(state)
+    for convention in conventions:
+        converted = rename_keys(converted, convention(converted.keys()))
+    return converted, tuple(name for name in converted if name not in state)

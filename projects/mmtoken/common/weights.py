@@ -1,0 +1,164 @@
+"""Read the tensors of a checkpoint without running code that it may hold."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import functools
+import io
+import os
+import pickle
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine import fileio
+from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+from .conventions import rename_keys
+
+# Weights of an exponential moving average are not among them: loading those is a choice.
+CONTAINERS = ('state_dict', 'model')
+_LOCK = threading.Lock()  # torch has one allow-list for all threads
+
+
+def _history_method(owner: type, name: str) -> Callable:
+    """Stand-in for ``getattr``, by which a history buffer pickles its own methods."""
+    if owner is not HistoryBuffer:
+        raise pickle.UnpicklingError(f'GLOBAL {owner.__module__}.{owner.__qualname__}.{name}')
+    return getattr(owner, name)
+
+
+def _alias(name: str, function: Callable) -> Callable:
+    """``function`` under the global name by which a pickle refers to it."""
+    alias = functools.partial(function)
+    alias.__module__, alias.__qualname__ = name.rsplit('.', 1)
+    alias.__name__ = alias.__qualname__
+    return alias
+
+
+# Harmless globals that mmengine and the authors' scripts save next to the weights. numpy 2 renamed
+# its private module, pickles of protocol 2 call builtins by their name in Python 2, and old torch
+# does not allow `codecs.encode`, by which bytes are pickled.
+SAFE_GLOBALS = [
+    argparse.Namespace,
+    HistoryBuffer,
+    codecs.encode,
+    slice,
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in '?SU' + np.typecodes['AllInteger'] + np.typecodes['Float']},
+    *(_alias(f'{module}.getattr', _history_method) for module in ('builtins', '__builtin__')),
+    *(
+        _alias(f'numpy.{core}.multiarray.{function.__name__}', function)
+        for core in ('core', '_core')
+        for function in (np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0])
+    ),
+]
+
+
+@contextmanager
+def safe_globals() -> Iterator[None]:
+    """Allow torch's safe unpickler to build ``SAFE_GLOBALS`` within a ``with`` block."""
+    with _LOCK:
+        before = list(torch.serialization.get_safe_globals())
+        torch.serialization.add_safe_globals(SAFE_GLOBALS)
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)
+
+
+def _not_found(path: str, error: Exception) -> FileNotFoundError:
+    return FileNotFoundError(
+        f'a checkpoint must be an existing file, got {path!r} ({type(error).__name__}); '
+        'correct the path or download the file first'
+    )
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint with ``weights_only=True``.
+
+    Args:
+        path: File, http(s) URL, or path of a file backend that is registered with mmengine.
+
+    Returns:
+        The content of the file: tensors by name, or a container around them.
+
+    Raises:
+        FileNotFoundError: If the file does not exist or cannot be opened.
+        ValueError: If its content is not a checkpoint, or has pickled objects.
+    """
+    path = os.path.expanduser(str(path))
+    is_url = path.startswith(('http://', 'https://'))
+    options = dict(map_location='cpu', weights_only=True)
+    try:
+        file = None if is_url else io.BytesIO(fileio.get(path))
+    except (OSError, KeyError) as error:  # a KeyError if no file backend has the prefix
+        raise _not_found(path, error) from None
+    try:
+        with safe_globals():
+            if is_url:
+                return torch.hub.load_state_dict_from_url(path, **options)
+            return torch.load(file, **options)
+    except OSError as error:
+        raise _not_found(path, error) from None
+    except Exception as error:
+        text = re.sub(r'\x1b\[\d*m', '', str(error))  # torch prints in bold
+        pickled = re.search(r"(?:GLOBAL |<class '|function )([\w.]+)", text)
+        if pickled:
+            reason = f'it holds a pickled {pickled[1]}; re-save only its state_dict'
+        else:
+            reason = (
+                'it is truncated or was not written by torch.save; download or copy it again '
+                f'({type(error).__name__})'
+            )
+        # torch's own text advises to unpickle without its safeguard
+        raise ValueError(f'{path!r} cannot be read as a weights file: {reason}') from None
+
+
+def read_state_dict(path: str | Path, prefix: str | None = None) -> dict[str, Tensor]:
+    """Read the named tensors of a checkpoint, out of its container.
+
+    Unpacks ``{'state_dict': ...}`` and ``{'model': ...}`` and strips ``module.``, which
+    DataParallel puts before each key.
+
+    Args:
+        path: As in :func:`read_checkpoint`.
+        prefix: Module to take out of a larger model, e.g. ``'backbone'``; stripped from the keys.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        FileNotFoundError: If the file does not exist or cannot be opened.
+        ValueError: If the file cannot be read, has no named tensors, two keys for one parameter,
+            or no key with the prefix.
+    """
+    content = read_checkpoint(path)
+    state = content if isinstance(content, dict) else {}
+    for container in CONTAINERS:
+        if isinstance(state.get(container), dict):
+            state = state[container]
+            break
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        raise ValueError(
+            f'a checkpoint must hold named tensors (plain, or under one of {CONTAINERS}), got '
+            f'{list(state)[:5] or type(content).__name__} in {str(path)!r}'
+        )
+    tensors = rename_keys(tensors, {key: key.removeprefix('module.') for key in tensors})
+    if not prefix:
+        return tensors
+    start = str(prefix).rstrip('.') + '.'
+    found = {key.removeprefix(start): v for key, v in tensors.items() if key.startswith(start)}
+    if not found:
+        modules = sorted({key.partition('.')[0] for key in tensors})
+        raise ValueError(f'prefix must be a module in {str(path)!r}, {modules[:8]}, got {prefix!r}')
+    return found
