@@ -17,7 +17,7 @@ from mmtoken.stvit.maps import (
     strongest_tokens,
     token_part,
 )
-from mmtoken.stvit.semantic_tokens import Geometry
+from mmtoken.stvit.plan import Geometry
 from mmtoken.tcformer.maps import draw_token_maps
 from stvit_tiny import DEIT, SWIN, TINY
 from torch import nn
@@ -141,7 +141,7 @@ def test_strongest_tokens():
 @pytest.mark.parametrize('hw', [(14, 14), (9, 5), (3, 22)])
 def test_part_of_a_token_is_what_was_pooled(hw):
     """A patch that stands out reaches the tokens in whose parts it lies, and no others."""
-    from mmtoken.stvit.semantic_tokens import Geometry, pool_windows
+    from mmtoken.stvit.steps import pool_windows
 
     geometry = Geometry(hw)
     count = geometry.semantic_hw[0] * geometry.semantic_hw[1]

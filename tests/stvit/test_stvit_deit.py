@@ -5,9 +5,10 @@ import stvit_tiny
 import torch
 from mmtoken import STViTDeiT, record_tokens
 from mmtoken.analysis.counting import count_complexity
+from mmtoken.common import reference as common
 from mmtoken.stvit import reference
-from mmtoken.stvit.semantic_tokens import Geometry
-from mmtoken.stvit.stvit_deit import SpatialPooling
+from mmtoken.stvit.plan import Geometry
+from mmtoken.stvit.stvit_deit import WINDOW, SpatialPooling, TransformerBlock
 from parity import check_equal, rand
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -17,7 +18,7 @@ DEIT = stvit_tiny.DEIT
 
 def pool(module, x, hw):
     """Token by token: the patches that are there, weighed by a network that sees the window."""
-    size, tokens = module.window_size, []
+    size, tokens = WINDOW, []
     before = [(-side % size) // 2 for side in hw]
     for top in range(-before[0], hw[0], size):
         for left in range(-before[1], hw[1], size):
@@ -42,6 +43,15 @@ def pool(module, x, hw):
 def test_pooling_equals_its_twin(randomize, hw):
     module, x = randomize(SpatialPooling(6)).double(), rand(2, hw[0] * hw[1], 6)
     check_equal(module(x, hw), pool(module, x, hw), dict(module.named_parameters(), x=x))
+
+
+def test_block_equals_its_formula(randomize):
+    block = randomize(TransformerBlock(8, 2)).double()
+    x = rand(2, 5, 8)
+    q, k, v = block.attn.qkv(block.norm1(x)).chunk(3, -1)
+    want = x + block.attn.proj(common.multi_head_attention(q, k, v, 2))
+    want = want + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(want))))
+    check_equal(block(x), want, dict(block.named_parameters(), x=x))
 
 
 @pytest.mark.parametrize('hw', [(224, 224), (80, 110)])

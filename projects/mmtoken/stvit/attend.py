@@ -1,157 +1,122 @@
-"""Recovery: patches attend to the semantic tokens around them and are dense again.
+"""Attention between patches and semantic tokens, as arranged by a plan.
 
-Source: STViT-R (arXiv:2303.08685), Sec. 3 (recovery, "dumbbell unit"). Every window of patches sees
-a square of semantic tokens, which overlap by far; nothing is copied per window. Windows are taken
-in tiles of a few, whose squares are almost the same: one dense attention with a bias each.
+Keys and values are projected once per token and gathered afterwards; all padded tokens share one
+key and value. Every function takes ``q``, keys and values ``kv`` side by side, those of a padded
+token (``outside``, or None) and the number of heads, and returns a tensor like ``q``.
 
-Letters: B batch, H and W sides of the map of patches, S semantic tokens, w side of a window, s side
-of its semantic tokens, C channels, h heads.
+Source: STViT-R (arXiv:2303.08685), Sec. 3. Letters as in plan.py; M keys, h heads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..common.attention import multi_head_attention
-from .semantic_tokens import Geometry, hide, visible_keys
-
-# Windows of a tile down and across: more of them do more work that the bias throws away, fewer
-# make more calls.
-TILE = 4
+from ..common.recompute import recompute
+from ..common.windows import merge_windows, partition_windows
+from .plan import Geometry, Neighborhood, Tile, gather_neighborhoods
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A rectangle of windows and the semantic tokens that it sees.
-
-    Args:
-        rows: Its rows of patches.
-        cols: Its columns of patches.
-        key_rows: Rows of semantic tokens.
-        key_cols: Columns of semantic tokens.
-        bias: ``(1, 1, patches, keys)`` on the logits, None where every patch sees every key. With
-            one more key than there are semantic tokens, that is what stands outside their map.
-        sees_outside: Whether there is that key.
-    """
-
-    rows: slice
-    cols: slice
-    key_rows: slice
-    key_cols: slice
-    bias: Tensor | None
-    sees_outside: bool
-
-
-@dataclass(frozen=True)
-class _Span:
-    """One axis: windows from ``first`` to before ``last``, and the keys that they see."""
-
-    first: int
-    last: int
-    queries: slice
-    keys: slice
-    whole: bool  # every window sees all these keys
-
-    def sees(self, start: int, kernel: int, side: int, device: torch.device) -> Tensor:
-        """``(windows, keys)`` booleans."""
-        windows = torch.arange(self.first, self.last, device=device)[:, None] * side - start
-        keys = torch.arange(self.keys.start, self.keys.stop, device=device)
-        return (keys >= windows) & (keys < windows + kernel)
-
-
-def _spans(length: int, count: int, geometry: Geometry, kernel: int, tile: int) -> list[_Span]:
-    w, s = geometry.window_size, geometry.semantic_window
-    start = (kernel - s) // 2
-    spans = []
-    for first in range(0, count, tile):
-        last = min(first + tile, count)
-        keys = slice(max(first * s - start, 0), min((last - 1) * s - start + kernel, count * s))
-        whole = first * s - start + kernel >= keys.stop and (last - 1) * s - start <= keys.start
-        queries = slice(first * w, min(last * w, length))
-        spans.append(_Span(first, last, queries, keys, whole))
-    return spans
-
-
-def plan_recovery(
-    geometry: Geometry,
-    kernel: int | None,
-    mask: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    tile: int = TILE,
-) -> list[Tile]:
-    """What every unit of a stage shares: which patches see which semantic tokens.
+def attend_all(
+    q: Tensor, kv: Tensor, _outside: None, num_heads: int, bias: Tensor | None = None
+) -> Tensor:
+    """Attend from ``(B, N, C)`` to all of ``(B, M, 2C)``.
 
     Args:
-        geometry: Sizes.
-        kernel: Side of the square of semantic tokens that a window sees, centred on its own; None:
-            all of them.
-        mask: See :func:`~mmtoken.stvit.semantic_tokens.visible_keys`.
-        device: Where the biases are to be.
-        dtype: Their type.
-        tile: Windows of a tile down and across.
+        q: Queries.
+        kv: Keys and values.
+        _outside: Unused.
+        num_heads: h.
+        bias: On the logits, ``(M,)`` or broadcast to ``(B, h, N, M)``.
 
     Returns:
-        Tiles in raster order.
+        ``(B, N, C)``.
     """
-    visible, outside = visible_keys(geometry, 'semantic', mask, device)
-    if kernel is None:  # from anywhere to anywhere
-        kernel, outside = 2 * max(geometry.semantic_hw), False
-        tile = max(geometry.grid)
-    start = (kernel - geometry.semantic_window) // 2
-    tiles = []
-    for down in _spans(geometry.hw[0], geometry.grid[0], geometry, kernel, tile):
-        for across in _spans(geometry.hw[1], geometry.grid[1], geometry, kernel, tile):
-            bias = None
-            if outside or visible is not None or not (down.whole and across.whole):
-                sees = [
-                    span.sees(start, kernel, geometry.semantic_window, device)
-                    for span in (down, across)
-                ]
-                cut = None if visible is None else visible[down.keys, across.keys]
-                bias = _tile_bias(*sees, cut, kernel if outside else None, dtype)
-                bias = _per_patch(bias, down.queries, across.queries, geometry.window_size)
-            tiles.append(Tile(down.queries, across.queries, down.keys, across.keys, bias, outside))
-    return tiles
+    k, v = kv.chunk(2, -1)
+    if bias is not None and bias.ndim == 1:
+        bias = bias.expand(1, 1, q.shape[1], -1)
+    return multi_head_attention(q, k, v, num_heads, bias)
 
 
-def _tile_bias(
-    down: Tensor, across: Tensor, visible: Tensor | None, kernel: int | None, dtype: torch.dtype
+def attend_neighborhood(
+    q: Tensor, kv: Tensor, outside: Tensor, num_heads: int, near: Neighborhood
 ) -> Tensor:
-    """Of each window of a tile: ``(windows down, windows across, keys)``.
+    """Attend from the semantic tokens of each window to the patches around it.
 
-    Where surroundings are seen (``kernel`` is their square's side), the last key stands for all of
-    those n places at once: the bias log(n) weighs it n times.
+    Args:
+        q: ``(B, s * K_down, s * K_across, C)``.
+        kv: ``(B, H, W, 2C)``.
+        outside: ``(2C,)``.
+        num_heads: h.
+        near: The neighbourhoods.
+
+    Returns:
+        As ``q``.
     """
-    sees = down[:, None, :, None] & across[None, :, None, :]
-    bias = hide((sees if visible is None else sees & visible).flatten(2), dtype)
-    if kernel is None:
-        return bias
-    places = kernel**2 - sees.flatten(2).sum(-1, keepdim=True)
-    return torch.cat((bias, places.to(dtype).log()), -1)
+    # recomputed because the squares hold each patch 4 or 9 times
+    return recompute(_attend_squares, q, kv, outside, num_heads, near)
 
 
-def _per_patch(bias: Tensor, rows: slice, cols: slice, window_size: int) -> Tensor:
-    """``(windows down, windows across, keys)`` -> ``(1, 1, patches, keys)``."""
-    down = torch.arange(rows.stop - rows.start, device=bias.device) // window_size
-    across = torch.arange(cols.stop - cols.start, device=bias.device) // window_size
-    return bias[down[:, None], across].flatten(0, 1)[None, None]
+def _attend_squares(
+    q: Tensor, kv: Tensor, outside: Tensor, num_heads: int, near: Neighborhood
+) -> Tensor:
+    side = near.geometry.semantic_window
+    squares = gather_neighborhoods(kv, outside, near.kernel, near.geometry.window_size)
+    k, v = squares.chunk(2, -1)
+    bias = None if near.bias is None else near.bias.repeat(q.shape[0], 1, side * side, 1)
+    out = multi_head_attention(partition_windows(q, side), k, v, num_heads, bias)
+    return merge_windows(out, side, near.geometry.semantic_hw)
+
+
+def attend_crops(
+    q: Tensor,
+    kv: Tensor,
+    _outside: None,
+    num_heads: int,
+    geometry: Geometry,
+    index: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """Attend from the semantic tokens of each window to themselves and to a crop of the map.
+
+    Args:
+        q: ``(B, s * K_down, s * K_across, C)``.
+        kv: ``(B, S + N, 2C)`` of the semantic tokens, then of the patches.
+        _outside: Unused, because crops do not leave the map.
+        num_heads: h.
+        geometry: Sizes.
+        index: ``(K, n)`` patches of each crop.
+        bias: ``(K, 1, 1, s * s)`` on the logits of the semantic tokens, or None.
+
+    Returns:
+        As ``q``.
+    """
+    side, hw = geometry.semantic_window, geometry.semantic_hw
+    num_semantic = hw[0] * hw[1]
+    own = partition_windows(kv[:, :num_semantic].unflatten(1, hw), side)  # B*K s*s 2C
+    crops = kv[:, num_semantic:].index_select(1, index.flatten()).unflatten(1, index.shape)
+    k, v = torch.cat((own, crops.flatten(0, 1)), 1).chunk(2, -1)
+    if bias is not None:
+        bias = F.pad(bias, (0, index.shape[1])).repeat(q.shape[0], 1, side * side, 1)
+    out = multi_head_attention(partition_windows(q, side), k, v, num_heads, bias)
+    return merge_windows(out, side, hw)
 
 
 def attend_tiles(
-    q: Tensor, kv: Tensor, outside: Tensor | None, num_heads: int, tiles: list[Tile]
+    q: Tensor, kv: Tensor, outside: Tensor | None, num_heads: int, tiles: Sequence[Tile]
 ) -> Tensor:
-    """Attention from patches to the semantic tokens around their windows.
+    """Attend from patches to the semantic tokens around their windows.
 
     Args:
-        q: ``(B, H, W, C)`` queries.
-        kv: ``(B, s * K_down, s * K_across, 2C)`` keys and values, side by side.
-        outside: ``(2C,)`` key and value of a padded token; None where no tile sees any.
+        q: ``(B, H, W, C)``.
+        kv: ``(B, s * K_down, s * K_across, 2C)``.
+        outside: ``(2C,)``; None if no tile sees the outside.
         num_heads: h.
-        tiles: Of :func:`plan_recovery`.
+        tiles: The map in raster order.
 
     Returns:
         ``(B, H, W, C)``.
@@ -161,7 +126,7 @@ def attend_tiles(
         queries = q[:, tile.rows, tile.cols]
         keys = kv[:, tile.key_rows, tile.key_cols].flatten(1, 2)
         if tile.sees_outside:
-            keys = torch.cat((keys, outside.to(keys.dtype).expand(len(keys), 1, -1)), 1)
+            keys = torch.cat((keys, outside.to(keys.dtype).expand(keys.shape[0], 1, -1)), 1)
         k, v = keys.chunk(2, -1)
         out = multi_head_attention(queries.flatten(1, 2), k, v, num_heads, tile.bias)
         rows.setdefault(tile.rows.start, []).append(out.unflatten(1, queries.shape[1:3]))

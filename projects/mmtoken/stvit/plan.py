@@ -1,33 +1,38 @@
-"""Semantic tokens: a few per window, pooled from its patches, then gathering what is around it.
+"""Plans: which token attends to which, for one size of the map.
 
-Source: STViT (arXiv:2303.08685), Sec. 3 (semantic token generation). Keys and values are projected
-once per patch and cut into overlapping neighbourhoods afterwards; outside the map stands one
-constant, the projection of a padded patch.
+A plan holds sizes, indices and biases. It depends on the size of the map, never on its values; a
+stage makes it once per forward pass and all its blocks share it.
 
-Letters: B batch, H and W sides of the map of patches, K windows in raster order, w side of a window
-(7), s side of its semantic tokens (3), S semantic tokens in raster order, C channels, h heads.
+Source: STViT-R (arXiv:2303.08685), Sec. 3; shifted windows: Swin (arXiv:2103.14030), Sec. 3.2.
+
+Letters: B batch, H and W sides of the map of patches, N = H*W, w side of a window (7), K windows in
+raster order, s side of the semantic tokens of a window (3), S semantic tokens in raster order, C
+channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..common.attention import multi_head_attention
 from ..common.checks import HW
-from ..common.recompute import recompute
-from ..common.windows import merge_windows, pad_to_windows, partition_windows, window_grid
+from ..common.windows import WindowOrder, partition_windows, window_grid, window_order
 
-# What hides padding from attention; see visible_keys
+# How padding is hidden from attention; see visible_keys
 MASKS = ('released', 'exact', 'none')
+# Crops of classification models have this many rows and columns more than a window
+CROP_REACH = 3
+# Side of a tile in windows: larger tiles compute more logits in vain, smaller ones make more calls
+TILE = 4
+SHIFT_MASK = -100.0  # added to the logits between patches that only the shift made neighbours
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a stage with semantic tokens; no tensors.
+    """Sizes of a stage with semantic tokens.
 
     Args:
         hw: H and W.
@@ -39,6 +44,10 @@ class Geometry:
     window_size: int = 7
     semantic_window: int = 3
 
+    def __post_init__(self) -> None:
+        # torch.jit.trace passes sizes as tensors
+        object.__setattr__(self, 'hw', (int(self.hw[0]), int(self.hw[1])))
+
     @property
     def grid(self) -> HW:
         """Windows down and across; K is their product."""
@@ -46,12 +55,12 @@ class Geometry:
 
     @property
     def padded_hw(self) -> HW:
-        """Sides of the map with its last windows filled up."""
+        """Sides of the map padded to whole windows."""
         return self.grid[0] * self.window_size, self.grid[1] * self.window_size
 
     @property
     def padding(self) -> HW:
-        """Rows and columns that fill up the last windows."""
+        """Rows and columns of padding."""
         return self.padded_hw[0] - self.hw[0], self.padded_hw[1] - self.hw[1]
 
     @property
@@ -61,102 +70,113 @@ class Geometry:
 
 
 def describe(geometry: Geometry) -> dict[str, HW]:
-    """The sizes that a recorder is told of every unit."""
+    """Sizes that are recorded for every unit."""
     names = ('hw', 'padded_hw', 'semantic_hw')
     return {name: getattr(geometry, name) for name in names}
-
-
-def pool_windows(x: Tensor, geometry: Geometry, ignore_padding: bool = False) -> Tensor:
-    """First semantic tokens: the maxima over s x s overlapping parts of each window.
-
-    Args:
-        x: ``(B, H, W, C)`` patches.
-        geometry: Sizes.
-        ignore_padding: Leave padding out of the maxima; else it takes part as zeros, as released.
-            Tokens of nothing but padding are zero either way.
-
-    Returns:
-        ``(B, s * K_down, s * K_across, C)``.
-    """
-    size = geometry.window_size
-    padded = pad_to_windows(x, size, -torch.inf if ignore_padding else 0.0)
-    windows = partition_windows(padded, size).transpose(1, 2).unflatten(2, (size, size))
-    pooled = F.adaptive_max_pool2d(windows, geometry.semantic_window)  # B*K C s s
-    if ignore_padding and any(geometry.padding):
-        pooled = pooled.masked_fill(pooled == -torch.inf, 0.0)
-    tokens = pooled.flatten(2).transpose(1, 2)
-    return merge_windows(tokens, geometry.semantic_window, geometry.semantic_hw)
-
-
-def real_semantic_tokens(geometry: Geometry, device: torch.device) -> Tensor:
-    """Which semantic tokens pool at least one patch, ``(s * K_down, s * K_across)`` booleans."""
-    w, s = geometry.window_size, geometry.semantic_window
-
-    def first_patches(count: int) -> Tensor:
-        starts = torch.arange(s, device=device) * w // s
-        return (torch.arange(count, device=device)[:, None] * w + starts).flatten()
-
-    down, across = (first_patches(count) for count in geometry.grid)
-    return (down < geometry.hw[0])[:, None] & (across < geometry.hw[1])
 
 
 def visible_keys(
     geometry: Geometry, of: str, mask: str, device: torch.device
 ) -> tuple[Tensor | None, bool]:
-    """Which keys may be attended to, on the padded map and outside it.
+    """Return which keys are visible, on their padded map and outside it.
 
-    ``'exact'`` hides all padding. ``'released'`` hides what the released code hides: with Pb padded
-    rows and Pr padded columns, the rows from h - Pb on of the columns from w - Pr on, and all that
-    is outside the map, where h x w is the map of keys; a count of zero stands for the whole side,
-    and where the whole map would be hidden, nothing is. Pb and Pr count patches even where the
-    keys are semantic tokens. ``'none'`` hides nothing.
+    ``'exact'`` hides all padding, ``'none'`` hides nothing. ``'released'`` reproduces the released
+    detectors: with Pb rows and Pr columns of padding and a map of ``h x w`` keys, it hides the
+    outside and the keys that lie both in the last Pb rows and in the last Pr columns. A count of 0
+    is read as the whole side, and if that hides all keys, nothing is hidden. Pb and Pr are counted
+    in patches even if the keys are semantic tokens.
 
     Args:
         geometry: Sizes.
-        of: ``'patches'`` or ``'semantic'``: what the keys are.
+        of: Kind of the keys, ``'patches'`` or ``'semantic'``.
         mask: One of ``MASKS``.
-        device: Where the answer is to be.
+        device: Device of the result.
 
     Returns:
-        ``(h, w)`` booleans, None where all are visible; and whether the surroundings are.
+        ``(h, w)`` booleans, None if all are visible; and whether the outside is visible.
     """
-    hw = geometry.padded_hw if of == 'patches' else geometry.semantic_hw
     if mask == 'none':
         return None, True
+    hw = geometry.padded_hw if of == 'patches' else geometry.semantic_hw
+    rows, cols = (torch.arange(side, device=device) for side in hw)
     if mask == 'exact':
         if not any(geometry.padding):
             return None, False
-        if of == 'semantic':
-            return real_semantic_tokens(geometry, device), False
-        return ~_corner(hw, geometry.hw, device, any_side=True), False
+        if of == 'semantic':  # visible if the first patch that it pools is
+            w, s = geometry.window_size, geometry.semantic_window
+            rows, cols = (token // s * w + token % s * w // s for token in (rows, cols))
+        return (rows < geometry.hw[0])[:, None] & (cols < geometry.hw[1]), False
     first = tuple(max(side - pad, 0) if pad else 0 for side, pad in zip(hw, geometry.padding))
     if first == (0, 0):
         return None, True
-    return ~_corner(hw, first, device), False
-
-
-def _corner(hw: HW, first: HW, device: torch.device, any_side: bool = False) -> Tensor:
-    """Rows from ``first[0]`` on and (or, with ``any_side``) columns from ``first[1]`` on."""
-    down = (torch.arange(hw[0], device=device) >= first[0])[:, None]
-    across = torch.arange(hw[1], device=device) >= first[1]
-    return down | across if any_side else down & across
+    return (rows < first[0])[:, None] | (cols < first[1]), False
 
 
 def hide(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bias on logits: 0 where ``visible``, minus infinity elsewhere."""
+    """Return the bias on logits: 0 where ``visible``, minus infinity elsewhere."""
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(
         ~visible, -torch.inf
     )
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Partition of a map into windows.
+
+    Args:
+        order: Place of each patch.
+        mask: ``(K, 1, w * w, w * w)`` of :func:`shift_mask`, None without a shift.
+    """
+
+    order: WindowOrder
+    mask: Tensor | None
+
+
+def plan_windows(
+    hw: HW, window_size: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> Windows:
+    """Partition a map of ``hw`` that is rolled up and to the left by ``shift``."""
+    mask = shift_mask(hw, window_size, shift, device, dtype) if shift else None
+    return Windows(window_order(hw, window_size, shift, device), mask)
+
+
+def shift_mask(
+    hw: HW, window_size: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Separate patches that a cyclic shift brought into one window.
+
+    Args:
+        hw: Sides of the map before padding.
+        window_size: w.
+        shift: Rows and columns by which the padded map was rolled up and to the left.
+        device: Device of the mask.
+        dtype: Its dtype.
+
+    Returns:
+        ``(K, 1, w * w, w * w)`` bias on logits: 0 within a region, -100 between two.
+    """
+
+    def regions(num_windows: int) -> Tensor:
+        side = num_windows * window_size
+        place = torch.arange(side, device=device)
+        return (place >= side - window_size).long() + (place >= side - shift)
+
+    down, across = map(regions, window_grid(hw, window_size))
+    region = (3 * down[:, None] + across)[None, :, :, None]
+    region = partition_windows(region, window_size)[..., 0]  # K w*w
+    apart = region[:, :, None] != region[:, None]
+    mask = torch.zeros(apart.shape, dtype=dtype, device=device)
+    return mask.masked_fill(apart, SHIFT_MASK)[:, None]
+
+
 def gather_neighborhoods(x: Tensor, outside: Tensor, kernel: int, window_size: int) -> Tensor:
-    """Cut overlapping squares around the windows of a map.
+    """Cut a square around each window of a map; the squares overlap.
 
     Args:
         x: ``(B, H, W, C)``.
-        outside: ``(C,)``, what stands outside the map.
-        kernel: Side of a square, at least w; it reaches ``(kernel - w) // 2`` beyond its window
-            above and on the left, the rest below and on the right.
+        outside: ``(C,)``, value of all places outside the map.
+        kernel: Side of a square, at least w; it extends ``(kernel - w) // 2`` beyond its window at
+            the top and on the left, and the rest at the bottom and on the right.
         window_size: w.
 
     Returns:
@@ -168,21 +188,21 @@ def gather_neighborhoods(x: Tensor, outside: Tensor, kernel: int, window_size: i
         count * window_size + kernel - window_size
         for count in window_grid((height, width), window_size)
     )
-    canvas = outside.to(x.dtype).expand(len(x), *sides, -1).clone()
+    canvas = outside.to(x.dtype).expand(x.shape[0], *sides, -1).clone()
     canvas[:, start : start + height, start : start + width] = x
     squares = canvas.unfold(1, kernel, window_size).unfold(2, kernel, window_size)
-    # from B rows columns C kernel kernel
+    # B rows columns C kernel kernel -> B*K kernel*kernel C
     return squares.permute(0, 1, 2, 4, 5, 3).flatten(3, 4).flatten(0, 2)
 
 
 @dataclass(frozen=True)
 class Neighborhood:
-    """The patches that the semantic tokens of a window attend to.
+    """The patches that the semantic tokens of a window attend to: a square around the window.
 
     Args:
         geometry: Sizes.
-        kernel: Side of the square around the window, in patches.
-        bias: ``(K, 1, 1, kernel * kernel)`` on the logits, None for none.
+        kernel: Side of the square in patches.
+        bias: ``(K, 1, 1, kernel * kernel)`` on the logits, or None.
     """
 
     geometry: Geometry
@@ -193,7 +213,7 @@ class Neighborhood:
 def plan_neighborhood(
     geometry: Geometry, kernel: int, mask: str, device: torch.device, dtype: torch.dtype
 ) -> Neighborhood:
-    """What every unit of a stage shares: the bias that hides padding; see :func:`visible_keys`."""
+    """Plan a generation step of a dense model; ``mask`` as in :func:`visible_keys`."""
     visible, outside = visible_keys(geometry, 'patches', mask, device)
     if outside:
         return Neighborhood(geometry, kernel)
@@ -204,47 +224,17 @@ def plan_neighborhood(
     return Neighborhood(geometry, kernel, hide(squares[:, None, None, :, 0], dtype))
 
 
-def attend_neighborhood(
-    q: Tensor, kv: Tensor, outside: Tensor, num_heads: int, near: Neighborhood
-) -> Tensor:
-    """Attention from the semantic tokens of each window to the patches around it.
-
-    Args:
-        q: ``(B, s * K_down, s * K_across, C)`` queries.
-        kv: ``(B, H, W, 2C)`` keys and values, side by side.
-        outside: ``(2C,)`` key and value of a padded patch.
-        num_heads: h.
-        near: Of :func:`plan_neighborhood`.
-
-    Returns:
-        As ``q``.
-    """
-    # the squares repeat each patch 4 or 9 times
-    return recompute(_attend_squares, q, kv, outside, num_heads, near)
-
-
-def _attend_squares(
-    q: Tensor, kv: Tensor, outside: Tensor, num_heads: int, near: Neighborhood
-) -> Tensor:
-    side, hw = near.geometry.semantic_window, tuple(q.shape[1:3])
-    squares = gather_neighborhoods(kv, outside, near.kernel, near.geometry.window_size)
-    k, v = squares.chunk(2, -1)
-    bias = None if near.bias is None else near.bias.repeat(len(q), 1, side * side, 1)
-    out = multi_head_attention(partition_windows(q, side), k, v, num_heads, bias)
-    return merge_windows(out, side, hw)
-
-
 def crop_index(geometry: Geometry, reach: int, device: torch.device) -> Tensor:
-    """Patches of the square around each window, moved inwards where it would leave the map.
+    """Return the patches of the crop around each window; a crop never leaves the map.
 
     Args:
         geometry: Sizes.
-        reach: Rows and columns by which the square is larger than the window.
-        device: Where the index is to be.
+        reach: Rows and columns that a crop has more than a window.
+        device: Device of the result.
 
     Returns:
-        ``(K, n)`` with ``n = min(w + reach, H) * min(w + reach, W)``, numbers of patches in raster
-        order. At H = W = 14 and ``reach`` 3 these are the four 10x10 corners, as released.
+        ``(K, n)`` indices of patches, ``n = min(w + reach, H) * min(w + reach, W)``. With
+        H = W = 14 and ``reach`` 3 the crops are the four 10x10 corners, as released.
     """
 
     def places(side: int, count: int) -> Tensor:
@@ -252,41 +242,192 @@ def crop_index(geometry: Geometry, reach: int, device: torch.device) -> Tensor:
         starts = torch.arange(count, device=device) * geometry.window_size - reach // 2
         return starts.clamp(0, side - size)[:, None] + torch.arange(size, device=device)
 
-    down, across = (places(side, count) for side, count in zip(geometry.hw, geometry.grid))
+    down, across = map(places, geometry.hw, geometry.grid)
     index = down[:, None, :, None] * geometry.hw[1] + across[None, :, None, :]
     return index.flatten(2).flatten(0, 1)
 
 
-def attend_crops(
-    q: Tensor,
-    kv: Tensor,
-    _outside: Tensor | None,
-    num_heads: int,
-    geometry: Geometry,
-    index: Tensor,
-    bias: Tensor | None,
-) -> Tensor:
-    """Attention from the semantic tokens of each window to themselves and a crop of the map.
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of windows and the semantic tokens that its patches attend to.
 
     Args:
-        q: ``(B, s * K_down, s * K_across, C)`` queries.
-        kv: ``(B, S + N, 2C)`` keys and values of the semantic tokens, then of the patches, each
-            in raster order.
-        _outside: Unused: crops do not leave the map.
-        num_heads: h.
+        rows: Rows of patches.
+        cols: Columns of patches.
+        key_rows: Rows of semantic tokens.
+        key_cols: Columns of semantic tokens.
+        bias: ``(1, 1, patches, keys)`` on the logits, None if every patch sees every key. With
+            ``sees_outside``, one more key represents all padded semantic tokens.
+        sees_outside: Whether padded semantic tokens outside the map are keys.
+    """
+
+    rows: slice
+    cols: slice
+    key_rows: slice
+    key_cols: slice
+    bias: Tensor | None
+    sees_outside: bool
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A tile along one axis: patches, semantic tokens, and ``(patches, tokens)`` booleans."""
+
+    patches: slice
+    tokens: slice
+    sees: Tensor
+    sees_all: bool
+
+
+def _spans(
+    geometry: Geometry, axis: int, kernel: int, tile: int, device: torch.device
+) -> list[_Span]:
+    w, s = geometry.window_size, geometry.semantic_window
+    length, count = geometry.hw[axis], geometry.grid[axis]
+    reach = (kernel - s) // 2
+    spans = []
+    for first in range(0, count, tile):
+        last = min(first + tile, count) - 1
+        # the first window sees tokens from low[0] to before high[0], the last one low[1], high[1]
+        low = [window * s - reach for window in (first, last)]
+        high = [start + kernel for start in low]
+        patches = slice(first * w, min((last + 1) * w, length))
+        tokens = slice(max(low[0], 0), min(high[1], count * s))
+        own = torch.arange(patches.start, patches.stop, device=device)[:, None] // w * s - reach
+        keys = torch.arange(tokens.start, tokens.stop, device=device)
+        sees = (keys >= own) & (keys < own + kernel)
+        spans.append(
+            _Span(patches, tokens, sees, low[1] <= tokens.start and high[0] >= tokens.stop)
+        )
+    return spans
+
+
+def plan_recovery(
+    geometry: Geometry,
+    kernel: int | None,
+    mask: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    tile: int | None = TILE,
+) -> list[Tile]:
+    """Plan recovery: the tiles of a map, in raster order.
+
+    Windows of a tile attend to almost the same semantic tokens, so a tile is one dense attention
+    with a bias, and nothing is copied per window.
+
+    Args:
         geometry: Sizes.
-        index: ``(K, n)`` of :func:`crop_index`.
-        bias: ``(K, 1, 1, s * s)`` on the logits of the semantic tokens, None for none.
+        kernel: Side of the square of semantic tokens that a window attends to, centred on its own;
+            None: all semantic tokens.
+        mask: See :func:`visible_keys`.
+        device: Device of the biases.
+        dtype: Their dtype.
+        tile: Side of a tile in windows; None: one tile.
 
     Returns:
-        As ``q``.
+        Tiles in raster order.
     """
-    side, hw = geometry.semantic_window, tuple(q.shape[1:3])
-    num_semantic = hw[0] * hw[1]
-    own = partition_windows(kv[:, :num_semantic].unflatten(1, hw), side)  # B*K s*s 2C
-    crops = kv[:, num_semantic:].index_select(1, index.flatten()).unflatten(1, index.shape)
-    k, v = torch.cat((own, crops.flatten(0, 1)), 1).chunk(2, -1)
-    if bias is not None:
-        bias = F.pad(bias, (0, index.shape[1])).repeat(len(q), 1, side * side, 1)
-    out = multi_head_attention(partition_windows(q, side), k, v, num_heads, bias)
-    return merge_windows(out, side, hw)
+    visible, outside = visible_keys(geometry, 'semantic', mask, device)
+    if kernel is None:
+        kernel, outside, tile = 2 * max(geometry.semantic_hw), False, None
+    down, across = (
+        _spans(geometry, axis, kernel, tile or max(geometry.grid), device) for axis in (0, 1)
+    )
+    tiles = []
+    for rows in down:
+        for cols in across:
+            bias = None
+            if outside or visible is not None or not (rows.sees_all and cols.sees_all):
+                sees = rows.sees[:, None, :, None] & cols.sees[:, None]  # patches, tokens
+                if visible is not None:
+                    sees = sees & visible[rows.tokens, cols.tokens]
+                sees = sees.flatten(2).flatten(0, 1)
+                bias = hide(sees, dtype)
+                if outside:  # log(n) weighs the last key as n padded tokens
+                    places = kernel**2 - sees.sum(-1, keepdim=True)
+                    bias = torch.cat((bias, places.to(dtype).log()), -1)
+                bias = bias[None, None]
+            tiles.append(Tile(rows.patches, cols.patches, rows.tokens, cols.tokens, bias, outside))
+    return tiles
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a stage; dense models have neighbourhoods, classification models crops.
+
+    Args:
+        geometry: Sizes.
+        ignore_padding: Leave padding out when windows are pooled.
+        near: Patches that the first generation step sees, of dense models.
+        far: Patches that the second one sees, of dense models; else it sees all.
+        crops: ``(K, n)`` patches that the first generation step sees, of classification models.
+        tiles: Semantic tokens that recovery sees.
+        semantic_bias: ``(s * K_down, s * K_across)``, hides semantic tokens that pool nothing but
+            padding; None if nothing is hidden.
+        windows: Partition of the map for each kind of window block.
+    """
+
+    geometry: Geometry
+    ignore_padding: bool = False
+    near: Neighborhood | None = None
+    far: Neighborhood | None = None
+    crops: Tensor | None = None
+    tiles: Sequence[Tile] = ()
+    semantic_bias: Tensor | None = None
+    windows: Mapping[str, Windows] = field(default_factory=dict)
+
+    @property
+    def window_bias(self) -> Tensor | None:
+        """``semantic_bias`` per window, ``(K, 1, 1, s * s)``."""
+        if self.semantic_bias is None:
+            return None
+        side = self.geometry.semantic_window
+        return partition_windows(self.semantic_bias[None, ..., None], side)[:, None, None, :, 0]
+
+
+def make_plan(
+    geometry: Geometry,
+    steps: Sequence[str],
+    key_windows: tuple[int, int, int] | None,
+    mask: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    tile: int | None = TILE,
+) -> Plan:
+    """Plan all steps of a stage.
+
+    Args:
+        geometry: Sizes.
+        steps: Names of the steps.
+        key_windows: Sides of the squares that the two generation steps (in patches) and recovery
+            (in semantic tokens) see; None for classification models.
+        mask: See :func:`visible_keys`; classification models hide all padding unless ``'none'``.
+        device: Device of the tensors.
+        dtype: Dtype of the biases.
+        tile: Side of a tile of recovery in windows; None: one tile.
+
+    Returns:
+        The plan.
+    """
+    at = dict(device=device, dtype=dtype)
+    dense = key_windows is not None
+    exact = mask == 'exact' or (mask == 'released' and not dense)
+    mask = 'exact' if exact else mask
+    near, far, recover = key_windows or (None, None, None)
+    visible = visible_keys(geometry, 'semantic', mask, device)[0] if exact else None
+    # a map that one window covers along a side is not shifted
+    shift = geometry.window_size // 2 if min(geometry.hw) > geometry.window_size else 0
+    return Plan(
+        geometry,
+        ignore_padding=exact,
+        near=plan_neighborhood(geometry, near, mask, **at) if dense else None,
+        far=plan_neighborhood(geometry, far, mask, **at) if dense else None,
+        crops=None if dense else crop_index(geometry, CROP_REACH, device),
+        tiles=plan_recovery(geometry, recover, mask, **at, tile=tile) if 'recover' in steps else (),
+        semantic_bias=None if visible is None else hide(visible, dtype),
+        windows={
+            step: plan_windows(geometry.hw, geometry.window_size, offset, **at)
+            for step, offset in (('local', 0), ('shifted', shift))
+            if step in steps
+        },
+    )

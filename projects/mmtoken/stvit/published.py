@@ -22,8 +22,8 @@ from torch import nn
 from ..analysis.counting import Operation, _innermost
 from ..common.checks import HW
 from ..common.recorder import ForwardRecord, record_tokens
-from .semantic_tokens import Geometry, crop_index
-from .stage import CROP_REACH, SemanticStage
+from .plan import CROP_REACH, Geometry, crop_index
+from .stage import SemanticStage
 from .stvit_r import STViTR
 from .swin import WindowAttention
 
