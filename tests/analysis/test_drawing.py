@@ -164,7 +164,11 @@ def test_sheets():
     assert sheet.shape == (34, 5 * 22 + 2, 3)  # portraits stand in a row
     assert contact_sheet([grey(20, 30)] * 6, gap=2).shape == (2 * 22 + 2, 3 * 32 + 2, 3)
     below = contact_sheet([grey(4, 4)] * 3, columns=2, gap=0)
-    assert (below[:4, :4] == 120).all() and (below[4:, :4] == 120).all() and (below[4:, 4:] != 120).all()
+    assert (
+        (below[:4, :4] == 120).all()
+        and (below[4:, :4] == 120).all()
+        and (below[4:, 4:] != 120).all()
+    )
 
 
 @pytest.mark.parametrize(

@@ -51,14 +51,8 @@ def test_one_assignment_per_stage_is_shared(randomize):
     model = randomize(build())
     with record_tokens(model) as rec, torch.no_grad():
         model(torch.randn(2, 3, 40, 56))
-    assert [rec.stages[s]['hw'] for s in (1, 2, 3, 4)] == [(10, 14), (5, 7), (3, 4), (2, 2)]
-    assert [rec.stages[s]['assign'].shape for s in (1, 2, 3)] == [
-        (2, 5, 140),
-        (2, 4, 35),
-        (2, 3, 12),
-    ]
-    assert 'assign' not in rec.stages[4]
-    assert list(rec.stages[1]['assign_by_block']) == [0]
+    assert [one.hw for one in rec.records] == [(10, 14), (5, 7), (3, 4)]
+    assert [one.assign.shape for one in rec.records] == [(2, 5, 140), (2, 4, 35), (2, 3, 12)]
     assert rec.attention['stage1.1.attn'].shape == (2, 1, 140, 5)
     assert rec.attention['stage4.0.attn'].shape == (2, 3, 4, 4)
 
@@ -70,9 +64,7 @@ def test_share_says_which_blocks_cluster(share, blocks, randomize):
     model = randomize(build(arch=dict(TINY, depths=(4, 1, 1, 1)), share=share))
     with record_tokens(model) as rec, torch.no_grad():
         model(torch.randn(1, 3, 32, 32))
-    by_block = rec.stages[1]['assign_by_block']
-    assert list(by_block) == blocks
-    assert torch.equal(rec.stages[1]['assign'], by_block[0])
+    assert [one.block for one in rec.records if one.stage == 1] == blocks
     clusterings = {
         k.split('.')[1] for k in model.state_dict() if 'stage1' in k and 'clustering' in k
     }

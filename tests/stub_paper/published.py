@@ -17,8 +17,6 @@ def watched(model):
     stems = {f'{name}.stem'.lstrip('.') for name, m in model.named_modules() if applies_to(m)}
 
     def rewrite(operations):
-        return [
-            replace(op, macs=2 * op.macs) if op.module in stems else op for op in operations
-        ]
+        return [replace(op, macs=2 * op.macs) if op.module in stems else op for op in operations]
 
     yield rewrite

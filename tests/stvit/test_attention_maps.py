@@ -3,8 +3,8 @@
 import pytest
 import torch
 from mmtoken.stvit.attention_maps import crop_attention, neighborhood_attention
+from mmtoken.stvit.plan import Geometry, Neighborhood, crop_index
 from mmtoken.stvit.reference import windows
-from mmtoken.stvit.semantic_tokens import Geometry, Neighborhood, crop_index
 
 SIZES = [(5, 9), (14, 14), (8, 20)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmtoken.stvit.semantic_tokens import Geometry
+from mmtoken.stvit.plan import Geometry
 from mmtoken.stvit.steps import CrossAttention, SemanticBlock, WindowDropPath, resize_center
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from mmtoken import STViTDeiT, record_tokens
 from mmtoken.analysis.counting import count_complexity
+from mmtoken.common import reference as common
 from mmtoken.stvit import reference
-from mmtoken.stvit.semantic_tokens import Geometry
-from mmtoken.stvit.stvit_deit import SpatialPooling
+from mmtoken.stvit.plan import Geometry
+from mmtoken.stvit.stvit_deit import WINDOW, SpatialPooling, TransformerBlock
 from parity import check_equal, rand
 from stvit import smallest
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,7 +18,7 @@ DEIT = smallest.DEIT
 
 def pool(module, x, hw):
     """Token by token: the patches that are there, weighed by a network that sees the window."""
-    size, tokens = module.window_size, []
+    size, tokens = WINDOW, []
     before = [(-side % size) // 2 for side in hw]
     for top in range(-before[0], hw[0], size):
         for left in range(-before[1], hw[1], size):
@@ -42,6 +43,15 @@ def pool(module, x, hw):
 def test_pooling_equals_its_twin(randomize, hw):
     module, x = randomize(SpatialPooling(6)).double(), rand(2, hw[0] * hw[1], 6)
     check_equal(module(x, hw), pool(module, x, hw), dict(module.named_parameters(), x=x))
+
+
+def test_block_equals_its_formula(randomize):
+    block = randomize(TransformerBlock(8, 2)).double()
+    x = rand(2, 5, 8)
+    q, k, v = block.attn.qkv(block.norm1(x)).chunk(3, -1)
+    want = x + block.attn.proj(common.multi_head_attention(q, k, v, 2))
+    want = want + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(want))))
+    check_equal(block(x), want, dict(block.named_parameters(), x=x))
 
 
 @pytest.mark.parametrize('hw', [(224, 224), (80, 110)])
@@ -71,10 +81,10 @@ def test_sixteen_tokens_at_224():
     with torch.no_grad(), record_tokens(model) as rec:
         (tokens,) = model(torch.randn(1, 3, 224, 224))
     assert tokens.shape == (1, 8, 4, 4)
-    (unit,) = rec.stages[2]['units']
-    assert unit['hw'] == (14, 14) and unit['semantic_tokens'].shape == (1, 16, 8)
-    torch.testing.assert_close(unit['generate'].sum(-1), torch.ones(1, 16))
-    assert unit['refine'].shape == (1, 16, 196)
+    (unit,) = rec.records
+    assert unit.hw == (14, 14) and unit.semantic_tokens.shape == (1, 16, 8)
+    torch.testing.assert_close(unit.generate.sum(-1), torch.ones(1, 16))
+    assert unit.refine.shape == (1, 16, 196)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +93,7 @@ def test_sixteen_tokens_at_224():
         (dict(arch=dict(DEIT, depths=(4, 1))), r'at least 2, got \(4, 1\)'),
         (dict(arch=dict(DEIT, depths=(4,))), r'at least 2, got \(4,\)'),
         (dict(arch=dict(DEIT, num_heads=3)), r'num_heads must divide .*=3 and embed_dims=8'),
-        (dict(out_indices=(2,)), r'out_indices must be rising stage numbers in \[0, 1\]'),
+        (dict(out_indices=(2,)), r'out_indices must be ascending stage indices in \[0, 1\]'),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from mmtoken import STViTR, record_tokens
-from mmtoken.common.recorder import start_record
 from mmtoken.stvit import reference
 from parity import check_equal, rand
 from stvit import smallest
@@ -59,7 +58,7 @@ def test_an_exact_mask_hides_what_padding_is(randomize):
         for block in model.layers[2].blocks:  # a padded key is the projection of this bias
             if hasattr(block, 'layer_scale_1'):
                 block.attn.kv.register_forward_hook(
-                    lambda _module, args, out: out + 1e3 if args[0].ndim == 1 else out
+                    lambda _module, args, out: out + 1e3 if args[0].ndim == 2 else out
                 )
         for a, b in zip(want, model(image)):
             torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
@@ -79,9 +78,9 @@ def test_a_global_center_moves_the_first_unit_alone(randomize):
         model(image)
         model.layers[2].semantic_token2.zero_()
         model(image)
-    before, after = (record.stages[3]['units'] for record in rec.forwards)
-    assert torch.equal(before[0]['generate'], after[0]['generate'])
-    assert not torch.allclose(before[0]['refine'], after[0]['refine'])
+    before, after = (record.records for record in rec.forwards)
+    assert torch.equal(before[0].generate, after[0].generate)
+    assert not torch.allclose(before[0].refine, after[0].refine)
     assert model.layers[2].semantic_token2.shape == (1, 36, 32)
 
 
@@ -96,17 +95,17 @@ def test_recorded_units(flavour, randomize):
             recorded = model(image)
     for a, b in zip(plain, recorded):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
-    units = rec.stages[3]['units']
+    units = rec.records
     assert len(units) == 2
     for unit in units:
-        assert unit['hw'] == (9, 16) and unit['semantic_hw'] == (6, 9)
-        assert unit['padded_hw'] == (14, 21)
-        assert unit['semantic_tokens'].shape == (2, 54, 32)
-        assert unit['generate'].shape == unit['refine'].shape == (2, 54, 144)
-        assert unit['recover'].shape == (2, 144, 54)
-        torch.testing.assert_close(unit['recover'].sum(-1), torch.ones(2, 144))
-        assert (unit['generate'].sum(-1) <= 1 + 1e-5).all()
-    near = units[0]['generate'][0].view(6, 9, 9, 16)
+        assert unit.hw == (9, 16) and unit.semantic_hw == (6, 9)
+        assert unit.padded_hw == (14, 21)
+        assert unit.semantic_tokens.shape == (2, 54, 32)
+        assert unit.generate.shape == unit.refine.shape == (2, 54, 144)
+        assert unit.recover.shape == (2, 144, 54)
+        torch.testing.assert_close(unit.recover.sum(-1), torch.ones(2, 144))
+        assert (unit.generate.sum(-1) <= 1 + 1e-5).all()
+    near = units[0].generate[0].view(6, 9, 9, 16)
     # the first token sees its window and what is around it, nothing of the far side
     assert near[0, 0, :7, :7].gt(0).all() and near[0, 0, :, 11:].eq(0).all()
     assert near[0, 8, :, :6].eq(0).all()
@@ -118,22 +117,9 @@ def test_refining_tokens_look_at_patches_alone(randomize):
     stage = model.layers[2]
     x = torch.randn(1, 9 * 16, 32).double()
     with torch.no_grad(), record_tokens(model) as rec:
-        start_record()
         stage(x, (9, 16), lambda block, *args: block(*args))
-    weights = rec.stages[3]['units'][0]['refine'][0]
+    weights = rec.records[0].refine[0]
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[:, 0]))
-
-
-def test_recording_without_attention(randomize):
-    model = randomize(STViTR(TINY)).eval()
-    with torch.no_grad(), record_tokens(model, attention=False) as rec:
-        model(torch.randn(1, 3, 64, 64))
-    assert set(rec.stages[3]['units'][0]) == {
-        'hw',
-        'padded_hw',
-        'semantic_hw',
-        'semantic_tokens',
-    }
 
 
 @pytest.mark.parametrize('flavour', ['dense', 'classification'])
@@ -143,14 +129,6 @@ def test_compiles_in_one_graph(flavour):
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend='eager')(image)
         for a, b in zip(compiled, model(image)):
-            torch.testing.assert_close(a, b)
-
-
-def test_exports():
-    model, image = STViTR(TINY).eval(), torch.randn(1, 3, 64, 96)
-    exported = torch.export.export(model, (image,)).module()
-    with torch.no_grad():
-        for a, b in zip(exported(image), model(image)):
             torch.testing.assert_close(a, b)
 
 
@@ -169,7 +147,10 @@ def test_exports():
         (dict(arch=dict(TINY, num_heads=(1, 2, 3, 4))), r'num_heads must divide .*3 and .*32'),
         (dict(use_global_center=True), r"needs flavour='classification'.*flavour='dense'"),
         (dict(semantic_window=8), r'in \[1, window_size\], got semantic_window=8 and .*=7'),
-        (dict(key_windows=(14, 21)), r'key_windows needs one entry .* 2 entries \(14, 21\)'),
+        (
+            dict(key_windows=(14, 21)),
+            r'key_windows needs .*one .* per step \(generate, refine, recover\), got 2.*\(14, 21\)',
+        ),
         (dict(key_windows=(14, 6, 27)), r'cover its own window, \(7, 7, 3\), got \(14, 6, 27\)'),
         (
             dict(mask='released', window_size=8, key_windows=(16, 24, 27)),

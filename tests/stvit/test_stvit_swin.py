@@ -7,7 +7,7 @@ import torch
 from mmtoken import STViTSwin, record_tokens
 from mmtoken.analysis.counting import count_complexity
 from mmtoken.stvit import reference
-from mmtoken.stvit.semantic_tokens import Geometry
+from mmtoken.stvit.plan import Geometry
 from mmtoken.stvit.stvit_swin import ARCHS
 from parity import check_equal, rand
 from stvit import smallest
@@ -61,16 +61,16 @@ def test_recorded_unit():
     model = STViTSwin(SWIN).eval()
     with torch.no_grad(), record_tokens(model) as rec:
         model(torch.randn(1, 3, 160, 112))
-    (unit,) = rec.stages[3]['units']
-    assert unit['semantic_hw'] == (6, 3) and unit['refine'].shape == (1, 18, 70)
-    assert 'recover' not in unit
+    (unit,) = rec.records
+    assert unit.semantic_hw == (6, 3) and unit.refine.shape == (1, 18, 70)
+    assert unit.recover is None
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(arch=dict(SWIN, num_local=5)), r'lie in \[0, 4\], got num_local=5'),
-        (dict(arch=dict(SWIN, num_local=-1)), r'lie in \[0, 4\], got num_local=-1'),
+        (dict(arch=dict(SWIN, num_local=5)), r'in \[0, 4\].* got num_local=5'),
+        (dict(arch=dict(SWIN, num_local=-1)), r'in \[0, 4\].* got num_local=-1'),
         (dict(mask='released'), r"mask must be one of \['exact', 'none'\], got 'released'"),
     ],
 )

@@ -1,11 +1,16 @@
-"""Window blocks and patch merging against their twins in loops, and against mmdet's Swin."""
+"""Swin: parts against their twins in loops and mmdet's Swin; what the two pyramids share."""
 
 import pytest
+from stvit import smallest
 import torch
+from mmtoken import STViTR, STViTSwin
 from mmtoken.stvit import reference
+from mmtoken.stvit.plan import plan_windows
 from mmtoken.stvit.stage import SwinStage
-from mmtoken.stvit.swin import ConvStem, PatchMerging, SwinBlock, plan_windows
+from mmtoken.stvit.swin import ConvStem, PatchMerging, SwinBlock, stage_dims
 from parity import CPU, check_equal, rand
+
+MODELS = [(STViTR, smallest.TINY), (STViTSwin, smallest.SWIN)]
 
 
 @pytest.mark.parametrize('hw', [(1, 2), (7, 7), (9, 15), (14, 8)])
@@ -13,8 +18,8 @@ from parity import CPU, check_equal, rand
 def test_swin_block(randomize, hw, shift):
     block = randomize(SwinBlock(8, 2)).double()
     x = rand(2, hw[0] * hw[1], 8)
-    cut = plan_windows(hw, 7, shift, *CPU)
-    got, want = block(x, *cut), reference.swin_block(block, x, hw, shift)
+    windows = plan_windows(hw, 7, shift, *CPU)
+    got, want = block(x, windows), reference.swin_block(block, x, hw, shift)
     check_equal(got, want, dict(block.named_parameters(), x=x))
 
 
@@ -49,3 +54,39 @@ def test_stem_pads_to_multiples_of_four(randomize):
     (a, hw), (b, _) = stem(image), stem(padded)
     assert hw == (4, 5)
     torch.testing.assert_close(a, b, atol=0, rtol=0)
+
+
+def test_widths_double():
+    assert stage_dims(96) == (96, 192, 384, 768)
+
+
+@pytest.mark.parametrize(('model', 'arch'), MODELS)
+@pytest.mark.parametrize('out_indices', [(0,), (1, 2), (0, 3)])
+def test_every_parameter_belongs_to_one_stage_that_is_built(model, arch, out_indices):
+    model = model(arch, out_indices=out_indices)
+    last = out_indices[-1]
+    assert len(model.layers) == len(model.depths) == last + 1
+    assert model.layers[last].downsample is None
+    assert len(model.stage_modules) == last + 2  # the stem, too
+    for key, _ in model.named_parameters():
+        owners = [
+            stage
+            for stage, names in enumerate(model.stage_modules)
+            if any(f'{key}.'.startswith(f'{name}.') for name in names)
+        ]
+        assert len(owners) == 1, key
+
+
+@pytest.mark.parametrize(('model', 'arch'), MODELS)
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(embed_dims=7), 'one even number.* got 7'),
+        (dict(depths=(2, 2, 6)), 'depths.*4'),
+        (dict(num_heads=(1, 2)), 'num_heads.*4'),
+        (dict(num_heads=(3, 3, 3, 3)), 'num_heads.*3'),
+    ],
+)
+def test_sizes_that_do_not_fit(model, arch, change, message):
+    with pytest.raises(ValueError, match=message):
+        model({**arch, **change})

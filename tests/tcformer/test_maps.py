@@ -14,7 +14,9 @@ def recorder():
 
 
 def pictures(recorder, kind):
-    found = [p for record in recorder.records for p in record.pictures(1) if isinstance(record, kind)]
+    found = [
+        p for record in recorder.records for p in record.pictures(1) if isinstance(record, kind)
+    ]
     return {picture.name: picture for picture in found}
 
 
@@ -42,7 +44,10 @@ def test_scores_are_those_of_the_tokens_before_merging(recorder):
 
 def test_merges_lead_from_stage_to_stage(recorder):
     for stage in (2, 3, 4):
-        before, merge = recorder.find(StageTokens, stage - 1).tokens, recorder.find(TokenMerge, stage)
+        before, merge = (
+            recorder.find(StageTokens, stage - 1).tokens,
+            recorder.find(TokenMerge, stage),
+        )
         after = recorder.find(StageTokens, stage).tokens
         assert torch.equal(merge.assign_idx.gather(1, before.assign_idx), after.assign_idx)
         # a centre belongs to its own cluster

@@ -43,7 +43,9 @@ class View:
                 'the config must have a test pipeline (test_dataloader or test_pipeline), got none'
             )
         if not preprocessor:
-            print('note: no data_preprocessor in the config; ImageNet mean and std', file=sys.stderr)
+            print(
+                'note: no data_preprocessor in the config; ImageNet mean and std', file=sys.stderr
+            )
             preprocessor, steps = IMAGENET, [dict(type='mmcv.LoadImageFromFile')]
         self.takes_box = any(step['type'] == 'GetBBoxCenterScale' for step in steps)
         self._is_packed = preprocessor is not IMAGENET
@@ -52,7 +54,9 @@ class View:
             self._pipeline = Compose(steps)
             self._preprocessor = MODELS.build(preprocessor).to(device)
         except (ImportError, KeyError) as error:
-            raise UsageError(f'the pipeline must be built of registered classes: {error}') from error
+            raise UsageError(
+                f'the pipeline must be built of registered classes: {error}'
+            ) from error
 
     def __call__(self, path: Path, box: Box | None = None) -> tuple[Tensor, np.ndarray]:
         """Run the pipeline.

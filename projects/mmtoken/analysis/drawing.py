@@ -28,9 +28,7 @@ NUM_HUES = 24
 def check_picture(image: np.ndarray, values: np.ndarray) -> None:
     """Raise unless ``image`` is RGB uint8 and ``values`` has one entry per pixel."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f'an image must be (H, W, 3) of uint8, got {image.shape} of {image.dtype}'
-        )
+        raise ValueError(f'an image must be (H, W, 3) of uint8, got {image.shape} of {image.dtype}')
     if values.shape != image.shape[:2]:
         raise ValueError(
             f'a map must have one entry per pixel, got {values.shape} for an image of '
@@ -274,9 +272,7 @@ def contact_sheet(
     """
     sizes = {image.shape[:2] for image in images}
     if len(sizes) != 1:
-        raise ValueError(
-            f'the images of a sheet must have one size, got {sorted(sizes)}'
-        )
+        raise ValueError(f'the images of a sheet must have one size, got {sorted(sizes)}')
     height, width = sizes.pop()
     if columns is None:
         columns = min(

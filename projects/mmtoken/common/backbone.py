@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,10 +13,6 @@ from .checks import HW, check_image
 from .memory import recompute
 from .recorder import start_forward
 from .strict_load import StrictInitModule
-
-
-def as_maps(maps):  # TEMPORARY: stvit
-    return tuple(m.contiguous() for m in maps)
 
 
 def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[str]) -> dict:
@@ -47,6 +43,11 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[st
             f'missing {sorted(missing)}, unknown {sorted(unknown)}'
         )
     return dict(arch)
+
+
+def as_maps(maps: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Make maps contiguous; mmcv's RoIAlign ignores strides and shuffles channels-last maps."""
+    return tuple(feature_map.contiguous() for feature_map in maps)
 
 
 def _belongs(key: str, name: str) -> bool:
@@ -138,7 +139,7 @@ class Backbone(StrictInitModule):
         raise NotImplementedError(f'{type(self).__name__} must define run_stages')
 
     def output(self, _stage: int, value: Any) -> Any:
-        """The output of a stage, contiguous: mmcv's RoIAlign ignores strides."""
+        """The output of a stage, contiguous (see :func:`as_maps`)."""
         return value.contiguous()
 
     def stage_names(self, _stage: int) -> list[str]:

@@ -204,11 +204,3 @@ def record_tokens(model: nn.Module, attention: bool = True) -> Iterator[TokenRec
         _OPEN.remove(recorder)
         for handle in handles:
             handle.remove()
-
-
-# TEMPORARY: stvit until its room lands
-start_record = start_forward
-
-
-def record_stage(*_a, **_k):
-    return None

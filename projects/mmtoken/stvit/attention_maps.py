@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..common.windows import merge_windows
-from .semantic_tokens import Geometry, Neighborhood
+from .plan import Geometry, Neighborhood
 
 
 def neighborhood_attention(weights: Tensor, near: Neighborhood) -> Tensor:

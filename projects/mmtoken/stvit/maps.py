@@ -85,7 +85,5 @@ class SemanticUnit(Record):
             first = torch.arange(count)
             edges.append((first * side // count, -((first + 1) * side // -count)))
         (top, bottom), (left, right) = edges
-        rows, cols = torch.meshgrid(
-            torch.arange(len(top)), torch.arange(len(left)), indexing='ij'
-        )
+        rows, cols = torch.meshgrid(torch.arange(len(top)), torch.arange(len(left)), indexing='ij')
         return torch.stack((top[rows], left[cols], bottom[rows], right[cols]), -1).flatten(0, 1)

@@ -1,12 +1,12 @@
-"""Count STViT-R as its authors wrote it, to compare with what their code costs.
+"""Count STViT-R as its authors wrote it.
 
-Same rules as :mod:`mmtoken.analysis.counting`. What differs is the arithmetic: where two
-formulations are equal, this suite computes the cheaper one, and the authors the other:
+Same rules as :mod:`mmtoken.analysis.counting`. Where two formulations are equal, this suite
+computes the cheaper one, and the authors the other:
 
-    generation, recovery   keys and values of overlapping squares, for each window again: in dense
-                           models 4, 9 and 81 times over, and of all places outside the map
-    recovery               queries and results on the padding of the last windows, too
-    window blocks          the projection of the result on padding, too, as Swin does
+    generation, recovery   keys and values are projected for each window that sees them: in dense
+                           models 4, 9 and 81 times over, positions outside the map included
+    recovery               queries and results are projected on padding, too
+    window blocks          the result is projected on padding, too, as in Swin
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from math import prod
 import torch
 from torch import nn
 
-from ..analysis.counting import Operation, _innermost
+from ..analysis.counting import Operation
 from ..common.checks import HW
-from ..common.recorder import ForwardRecord, record_tokens
-from .semantic_tokens import Geometry, crop_index
-from .stage import CROP_REACH, SemanticStage
+from .plan import CROP_REACH, Geometry, crop_index
+from .stage import SemanticStage
 from .stvit_r import STViTR
 from .swin import WindowAttention
 
@@ -34,54 +33,64 @@ RULES = (
 
 
 def applies_to(module: nn.Module) -> bool:
-    """Whether the rules above say anything about a module (of the released models)."""
+    """Whether the rules concern a module."""
     return isinstance(module, STViTR)
 
 
 @contextlib.contextmanager
 def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Operation]]]:
     """Yield a function from the counted operations to those of the authors' formulation."""
-    with record_tokens(model, attention=False) as recorder:
+    calls: dict[str, list[tuple[int, HW]]] = {}  # batch and map of each call of a stage
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, SemanticStage):
+            seen = calls.setdefault(name, [])
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda _module, args, seen=seen: seen.append((args[0].shape[0], args[1]))
+                )
+            )
 
-        def rewrite(operations: list[Operation]) -> list[Operation]:
-            for name, module in model.named_modules():
-                if isinstance(module, WindowAttention):
-                    operations = _with_projected_padding(operations, name)
-                elif isinstance(module, SemanticStage):
-                    operations = _with_projected_copies(operations, name, module, recorder.forwards)
-            return operations
+    def rewrite(operations: list[Operation]) -> list[Operation]:
+        for name, module in model.named_modules():
+            if isinstance(module, WindowAttention):
+                operations = _with_projected_padding(operations, name)
+            elif isinstance(module, SemanticStage):
+                operations = _with_projected_copies(operations, name, module, calls[name])
+        return operations
 
+    try:
         yield rewrite
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _with_projected_padding(operations: list[Operation], attention: str) -> list[Operation]:
-    """The last projection of a window block sees as many tokens as the first, 3C wide, does."""
+    """Project the output of a window block on as many tokens as the input, which is 3C wide."""
     first, last = (
-        [op for op in operations if _innermost(op) == f'{attention}.{name}']
-        for name in ('qkv', 'proj')
+        [op for op in operations if op.module == f'{attention}.{name}'] for name in ('qkv', 'proj')
     )
     if not last:
         return operations
-    # there may be several calls, and the first projection comes in pieces
+    # there may be several calls, and the first projection comes in chunks
     whole = replace(last[0], macs=sum(op.macs for op in first) // 3)
     return [op for op in operations if op not in last] + [whole]
 
 
 def _with_projected_copies(
-    operations: list[Operation], name: str, stage: SemanticStage, forwards: list[ForwardRecord]
+    operations: list[Operation], name: str, stage: SemanticStage, calls: list[tuple[int, HW]]
 ) -> list[Operation]:
     """Each attention between patches and semantic tokens, window by window."""
     for step, (i, block) in zip(stage.steps, stage.blocks.named_children()):
         attention = f'{name}.blocks.{i}.attn'
-        own = [op for op in operations if f'{_innermost(op)}.'.startswith(f'{attention}.')]
+        own = [op for op in operations if f'{op.module}.'.startswith(f'{attention}.')]
         if step not in ('generate', 'refine', 'recover') or not own:
             continue
         dim, macs = block.attn.q.in_features, dict(linear=0, attention=0)
-        # other backbones of the model leave records without units
-        records = [forward.stages.get(stage.number, {}) for forward in forwards]
-        for unit in (record['units'][0] for record in records if record.get('units')):
-            windows, queries, keys = _windows(stage, step, unit['hw'])
-            windows *= len(unit['semantic_tokens'])
+        for batch, hw in calls:
+            windows, queries, keys = _windows(stage, step, hw)
+            windows *= batch
             macs['linear'] += windows * (2 * queries + 2 * keys) * dim**2
             macs['attention'] += 2 * windows * queries * keys * dim
         added = [replace(own[0], kind=kind, macs=number) for kind, number in macs.items()]

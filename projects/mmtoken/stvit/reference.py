@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.checks import HW
-from .semantic_tokens import Geometry
-from .stage import CROP_REACH
+from .plan import CROP_REACH, Geometry
 from .steps import resize_center
 
 MASKED = -1000.0  # what the released code adds to the logits of hidden keys

@@ -1,6 +1,6 @@
-"""Stages as lists of named steps; ``forward`` is a loop over them.
+"""Stages: blocks in windows, or a list of named steps that ``forward`` loops over.
 
-Source: STViT-R (arXiv:2303.08685), Sec. 3. Letters: B batch, N = H*W patches, C channels.
+Source: STViT-R (arXiv:2303.08685), Sec. 3. Letters as in plan.py; h heads.
 """
 
 from __future__ import annotations
@@ -12,33 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from ..common.checks import HW
-from ..common.recorder import (
-    is_recording,
-    is_recording_attention,
-    last_attention,
-    record_stage,
-)
+from ..common.recorder import is_recording, is_recording_attention, last_attention, record
 from .attention_maps import crop_attention, neighborhood_attention
-from .recovery import TILE, plan_recovery
-from .semantic_tokens import (
-    Geometry,
-    crop_index,
-    describe,
-    hide,
-    plan_neighborhood,
-    visible_keys,
-)
+from .maps import SemanticUnit
+from .plan import TILE, Geometry, Plan, describe, make_plan, plan_windows
 from .steps import (
     GenerateStep,
     GlobalSemanticStep,
     LocalSemanticStep,
     LocalStep,
-    Plan,
     RecoverStep,
     RefineStep,
     ShiftedStep,
 )
-from .swin import PatchMerging, SwinBlock, plan_windows
+from .swin import PatchMerging, SwinBlock
 
 # A dumbbell unit: image tokens, semantic tokens, image tokens again
 UNIT = ('local', 'generate', 'refine', 'semantic_local', 'semantic_global', 'recover')
@@ -52,25 +39,22 @@ STEPS = {
     'recover': RecoverStep,
 }
 FLAVOURS = ('dense', 'classification')
-# Rows and columns by which the crops of classification models are larger than a window
-CROP_REACH = 3
 Run = Callable[..., Any]
 
 
 class SwinStage(nn.Module):
-    """Blocks with attention in windows, every second one shifted; then, maybe, patch merging.
+    """Blocks with attention in windows, every second one shifted, and optional patch merging.
 
     Args:
         dim: C.
-        num_heads: Heads; they divide ``dim``.
+        num_heads: h; divides ``dim``.
         drop_paths: Stochastic depth of each block.
-        window_size: Side of a window in patches.
-        mlp_ratio: Hidden width of the MLPs per channel.
+        window_size: w.
         merges: Whether patch merging follows.
-        shifts_small_maps: Shift the windows where one covers a side of the map, too.
+        shifts_small_maps: Shift the windows even if one covers a side of the map.
 
     Shape:
-        - x: ``(B, N, C)``; hw: the map.
+        - x: ``(B, N, C)``; hw: sides of the map.
         - run: Calls a block with arguments; a backbone checkpoints there.
         - returns: ``(B, N, C)`` before the merging, which the backbone calls.
     """
@@ -81,7 +65,6 @@ class SwinStage(nn.Module):
         num_heads: int,
         drop_paths: Sequence[float],
         window_size: int = 7,
-        mlp_ratio: float = 4.0,
         merges: bool = True,
         shifts_small_maps: bool = True,
     ) -> None:
@@ -89,7 +72,7 @@ class SwinStage(nn.Module):
         self.window_size = window_size
         self.shifts_small_maps = shifts_small_maps
         self.blocks = nn.ModuleList(
-            SwinBlock(dim, num_heads, window_size, mlp_ratio, drop_path) for drop_path in drop_paths
+            SwinBlock(dim, num_heads, drop_path, window_size) for drop_path in drop_paths
         )
         self.downsample = PatchMerging(dim) if merges else None
 
@@ -97,39 +80,37 @@ class SwinStage(nn.Module):
         shift = self.window_size // 2
         if min(hw) <= self.window_size and not self.shifts_small_maps:
             shift = 0
-        cuts = [plan_windows(hw, self.window_size, by, x.device, x.dtype) for by in (0, shift)]
+        windows = [plan_windows(hw, self.window_size, by, x.device, x.dtype) for by in (0, shift)]
         for i, block in enumerate(self.blocks):
-            x = run(block, x, *cuts[i % 2])
+            x = run(block, x, windows[i % 2])
         return x
 
 
 class SemanticStage(nn.Module):
-    """Named steps that pass from patches to semantic tokens and, maybe, back.
+    """Named steps from patches to semantic tokens and, with recovery, back.
 
     Args:
-        number: Of the stage, counted from 1, for the recorder.
+        number: 1-based stage index, used by the recorder.
         dim: C.
-        num_heads: Heads; they divide ``dim``.
+        num_heads: h; divides ``dim``.
         steps: Names in ``STEPS``, in order.
         drop_paths: Stochastic depth of each step.
         flavour: ``'dense'``: every attention sees a neighbourhood; ``'classification'``: the
             first generation step sees pooled tokens and a crop, the other steps see everything.
-        mask: See :func:`~mmtoken.stvit.semantic_tokens.visible_keys`.
-        residual: Keep pooled tokens beside what the first generation step gathers.
+        mask: See :func:`~mmtoken.stvit.plan.visible_keys`.
+        residual: Add the pooled tokens to the attention branch of the first generation step.
         use_global_center: Add a learned map to the queries of the first ``'refine'``.
         window_size: w.
         semantic_window: s.
-        key_windows: Sides of the squares that the two generation steps see, in patches, and of
-            the one that recovery sees, in semantic tokens; of dense models.
-        mlp_ratio: Hidden width of the MLPs per channel.
-        layer_scale: Initial value of the scale of both branches of a step.
+        key_windows: Sides of the squares that the two generation steps (in patches) and recovery
+            (in semantic tokens) see in dense models.
         merges: Whether patch merging follows.
 
     Shape:
-        - x: ``(B, N, C)``; hw: the map.
+        - x: ``(B, N, C)``; hw: sides of the map.
         - run: Calls a step with arguments; a backbone checkpoints there.
         - returns: before the merging, which the backbone calls, patches ``(B, N, C)``, or semantic
-          tokens ``(B, S, C)`` where no ``'recover'`` comes last.
+          tokens ``(B, S, C)`` if the last step is not ``'recover'``.
     """
 
     def __init__(
@@ -146,8 +127,6 @@ class SemanticStage(nn.Module):
         window_size: int = 7,
         semantic_window: int = 3,
         key_windows: tuple[int, int, int] = (14, 21, 27),
-        mlp_ratio: float = 4.0,
-        layer_scale: float = 1e-5,
         merges: bool = True,
     ) -> None:
         super().__init__()
@@ -158,19 +137,18 @@ class SemanticStage(nn.Module):
         self.semantic_window = semantic_window
         self.key_windows = key_windows
         self.steps = tuple(steps)
-
-        def build(step: str, drop_path: float) -> nn.Module:
-            rates = dict(mlp_ratio=mlp_ratio, drop_path=drop_path)
-            if step in ('local', 'shifted'):
-                return STEPS[step](dim, num_heads, window_size, **rates)
-            if step == 'generate':
-                return GenerateStep(dim, num_heads, residual, layer_scale=layer_scale, **rates)
-            return STEPS[step](dim, num_heads, layer_scale=layer_scale, **rates)
-
-        self.blocks = nn.ModuleList(map(build, self.steps, drop_paths))
-        self.semantic_token2 = None  # the released name
+        options = {
+            'local': dict(window_size=window_size),
+            'shifted': dict(window_size=window_size),
+            'generate': dict(residual=residual),
+        }
+        self.blocks = nn.ModuleList(
+            STEPS[step](dim, num_heads, drop_path, **options.get(step, {}))
+            for step, drop_path in zip(self.steps, drop_paths)
+        )
+        self.semantic_token2 = None  # the released name of the global centre
         if use_global_center:
-            # of the four windows that a map of 14x14 patches has
+            # for the four windows of a 14x14 map
             center = torch.empty(1, (2 * semantic_window) ** 2, dim)
             self.semantic_token2 = nn.Parameter(nn.init.trunc_normal_(center, std=0.02))
         self.downsample = PatchMerging(dim) if merges else None
@@ -181,45 +159,24 @@ class SemanticStage(nn.Module):
         for step, block in zip(self.steps, self.blocks):
             extra = ()
             if step == 'refine' and center is not None:
-                extra, center = (center,), None  # in the first unit alone
+                extra, center = (center,), None  # in the first unit only
             x, semantic = run(block, x, semantic, plan, *extra)
             self._note(step, plan, semantic, units)
-        record_stage(self.number, units=units)
+        for number, unit in enumerate(units):
+            record(SemanticUnit(self.number, number, **unit))
         return x if semantic is None else semantic
 
     def plan(self, hw: HW, device: torch.device, dtype: torch.dtype) -> Plan:
-        """What all units share at this size; biases are rules of the sizes alone."""
-        geometry = Geometry(hw, self.window_size, self.semantic_window)
-        dense = self.flavour == 'dense'
-        # released classification models know no padding
-        mask = 'exact' if self.mask == 'released' and not dense else self.mask
-        semantic_bias = None
-        if mask == 'exact':
-            visible, _ = visible_keys(geometry, 'semantic', mask, device)
-            semantic_bias = None if visible is None else hide(visible, dtype)
-        near, far, recover = self.key_windows
-        # one tile, so that all weights of a patch are seen together
-        tile = max(geometry.grid) if is_recording_attention() else TILE
-        recover = recover if dense else None
-        tiles = []
-        if 'recover' in self.steps:
-            tiles = plan_recovery(geometry, recover, mask, device, dtype, tile)
-        # where a window covers a side of the map, nothing is shifted
-        shift = self.window_size // 2 if min(hw) > self.window_size else 0
-        cuts = {
-            step: plan_windows(hw, self.window_size, by, device, dtype)
-            for step, by in (('local', 0), ('shifted', shift))
-            if step in self.steps
-        }
-        return Plan(
-            geometry=geometry,
-            ignore_padding=mask == 'exact',
-            near=plan_neighborhood(geometry, near, mask, device, dtype) if dense else None,
-            far=plan_neighborhood(geometry, far, mask, device, dtype) if dense else None,
-            crops=None if dense else crop_index(geometry, CROP_REACH, device),
-            tiles=tiles,
-            semantic_bias=semantic_bias,
-            cuts=cuts,
+        """Plan all units for a map of ``hw``."""
+        return make_plan(
+            Geometry(hw, self.window_size, self.semantic_window),
+            self.steps,
+            self.key_windows if self.flavour == 'dense' else None,
+            self.mask,
+            device,
+            dtype,
+            # one tile records all weights of a patch together
+            tile=None if is_recording_attention() else TILE,
         )
 
     def _note(self, step: str, plan: Plan, semantic: Tensor | None, units: list[dict]) -> None:

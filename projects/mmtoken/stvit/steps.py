@@ -1,74 +1,56 @@
-"""The steps of a dumbbell unit as modules with one signature.
+"""The steps of a dumbbell unit, as modules with one signature.
 
-Source: STViT-R (arXiv:2303.08685), Sec. 3. Every step takes the patches, the semantic tokens (None
-before they are made) and the stage's :class:`Plan`, and returns patches and semantic tokens.
+Every step takes the patches ``(B, N, C)``, the semantic tokens ``(B, S, C)`` (None before they are
+generated) and the plan of the stage, and returns patches and semantic tokens.
 
-Letters: B batch, N = H*W patches, S semantic tokens, C channels, h heads.
+Source: STViT-R (arXiv:2303.08685), Sec. 3. Letters as in plan.py; h heads.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..common.attention import multi_head_attention
 from ..common.checks import check_divides
 from ..common.layers import DropPath, Mlp
-from ..common.windows import merge_windows, partition_windows, window_grid
-from .recovery import Tile, attend_tiles
-from .semantic_tokens import (
-    Geometry,
-    Neighborhood,
-    attend_crops,
-    attend_neighborhood,
-    pool_windows,
-)
-from .swin import NORM_EPS, Cut, SwinBlock
+from ..common.windows import merge_windows, pad_to_windows, partition_windows, window_grid
+from .attend import attend_all, attend_crops, attend_neighborhood, attend_tiles
+from .plan import Geometry, Plan
+from .swin import MLP_RATIO, NORM_EPS, SwinBlock
 
+LAYER_SCALE = 1e-5
 Step = tuple[Tensor, Tensor | None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What all units of a stage share for one size of the input.
+def pool_windows(x: Tensor, geometry: Geometry, ignore_padding: bool = False) -> Tensor:
+    """Pool the initial semantic tokens: the maximum of each of s x s overlapping parts of a window.
 
     Args:
+        x: ``(B, H, W, C)`` patches.
         geometry: Sizes.
-        ignore_padding: Whether pooling leaves padding out.
-        near: What the first generation step sees; of dense models.
-        far: What the second one sees; of dense models.
-        crops: What the first one sees; of classification models.
-        tiles: What recovery sees.
-        semantic_bias: ``(s * K_down, s * K_across)``, hides semantic tokens that pool padding
-            only; None where there are none, or where they take part.
-        cuts: How ``'local'`` and ``'shifted'`` steps cut the map, if there are any.
+        ignore_padding: Leave padding out; otherwise it counts as zeros, as released. The maximum
+            of nothing but padding is zero either way.
+
+    Returns:
+        ``(B, s * K_down, s * K_across, C)``.
     """
-
-    geometry: Geometry
-    ignore_padding: bool
-    near: Neighborhood | None
-    far: Neighborhood | None
-    crops: Tensor | None
-    tiles: list[Tile]
-    semantic_bias: Tensor | None
-    cuts: dict[str, Cut] = field(default_factory=dict)
-
-    @property
-    def window_bias(self) -> Tensor | None:
-        """``semantic_bias`` by window, ``(K, 1, 1, s * s)``."""
-        if self.semantic_bias is None:
-            return None
-        side = self.geometry.semantic_window
-        return partition_windows(self.semantic_bias[None, ..., None], side)[:, None, None, :, 0]
+    size = geometry.window_size
+    padded = pad_to_windows(x, size, -torch.inf if ignore_padding else 0.0)
+    windows = partition_windows(padded, size).transpose(1, 2).unflatten(2, (size, size))
+    pooled = F.adaptive_max_pool2d(windows, geometry.semantic_window)  # B*K C s s
+    if ignore_padding and any(geometry.padding):
+        pooled = pooled.masked_fill(pooled == -torch.inf, 0.0)
+    tokens = pooled.flatten(2).transpose(1, 2)
+    return merge_windows(tokens, geometry.semantic_window, geometry.semantic_hw)
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention whose arrangement of queries and keys is an argument.
+    """Multi-head attention that leaves the arrangement of queries and keys to a function.
 
     Args:
         dim: C.
@@ -76,9 +58,8 @@ class CrossAttention(nn.Module):
 
     Shape:
         - query: ``(..., C)`` and context: ``(..., C)``, normalised.
-        - attend: called with the queries, keys and values side by side ``(..., 2C)``, those of
-          ``padding``, and h; returns what the queries gather.
-        - padding: ``(C,)``, what the norm makes of a padded token, or None.
+        - attend: a function of :mod:`~mmtoken.stvit.attend`.
+        - padding: ``(C,)``, a padded token after the norm, or None.
         - returns: as query.
     """
 
@@ -97,54 +78,12 @@ class CrossAttention(nn.Module):
         attend: Callable[..., Tensor],
         padding: Tensor | None = None,
     ) -> Tensor:
-        outside = None if padding is None else self.kv(padding)
+        # a row, because quantised linear layers take no vectors
+        outside = None if padding is None else self.kv(padding[None])[0]
         return self.proj(attend(self.q(query), self.kv(context), outside, self.num_heads))
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}'
-
-
-class SemanticBlock(nn.Module):
-    """What the five steps have in common: one norm for queries and keys, scaled branches, an MLP.
-
-    Args:
-        dim: C.
-        num_heads: h; divides ``dim``.
-        mlp_ratio: Hidden width of the MLP per channel.
-        drop_path: Stochastic depth of both branches, in [0, 1).
-        layer_scale: Initial value of the learned scale of both branches.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
-        layer_scale: float = 1e-5,
-    ) -> None:
-        super().__init__()
-        self.layer_scale_1 = nn.Parameter(torch.full((dim,), float(layer_scale)))
-        self.layer_scale_2 = nn.Parameter(torch.full((dim,), float(layer_scale)))
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = CrossAttention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = WindowDropPath(drop_path)
-
-    def attend(
-        self, query: Tensor, context: Tensor, how: Callable[..., Tensor], padded: bool = False
-    ) -> Tensor:
-        """The scaled attention branch from ``query`` to ``context``, which are not yet normal."""
-        normed = self.norm1(query)
-        context = normed if context is query else self.norm1(context)
-        # norm1 of zeros, with which maps are padded, is its bias
-        padding = self.norm1.bias if padded else None
-        return self.layer_scale_1 * self.attn(normed, context, how, padding)
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """Add the scaled MLP branch."""
-        return x + self.drop_path(self.layer_scale_2 * self.mlp(self.norm2(x)))
 
 
 class WindowDropPath(DropPath):
@@ -164,62 +103,87 @@ class WindowDropPath(DropPath):
         return x * kept[:, :height, :width, None]
 
 
+class SemanticBlock(nn.Module):
+    """Base of the semantic steps: one norm for queries and keys, scaled branches, an MLP.
+
+    Args:
+        dim: C.
+        num_heads: h; divides ``dim``.
+        drop_path: Stochastic depth of both branches, in [0, 1).
+    """
+
+    def __init__(self, dim: int, num_heads: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.layer_scale_1 = nn.Parameter(torch.full((dim,), LAYER_SCALE))
+        self.layer_scale_2 = nn.Parameter(torch.full((dim,), LAYER_SCALE))
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = CrossAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim, MLP_RATIO * dim)
+        self.drop_path = WindowDropPath(drop_path)
+
+    def attend(
+        self, query: Tensor, context: Tensor, attend: Callable[..., Tensor], padded: bool = False
+    ) -> Tensor:
+        """Return the scaled attention branch from ``query`` to ``context``, both not normalised."""
+        normed = self.norm1(query)
+        context = normed if context is query else self.norm1(context)
+        # norm1 maps the zeros of padding to its bias
+        padding = self.norm1.bias if padded else None
+        return self.layer_scale_1 * self.attn(normed, context, attend, padding)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Add the scaled MLP branch."""
+        return x + self.drop_path(self.layer_scale_2 * self.mlp(self.norm2(x)))
+
+
 class LocalStep(SwinBlock):
-    """Patches attend to patches inside windows, which are not shifted."""
+    """Patches attend to the patches of their window."""
 
     def forward(self, patches: Tensor, semantic: Tensor | None, plan: Plan) -> Step:
-        return super().forward(patches, *plan.cuts['local']), semantic
+        return super().forward(patches, plan.windows['local']), semantic
 
 
 class ShiftedStep(SwinBlock):
-    """Patches attend to patches inside shifted windows."""
+    """Patches attend to the patches of their shifted window."""
 
     def forward(self, patches: Tensor, semantic: Tensor | None, plan: Plan) -> Step:
-        return super().forward(patches, *plan.cuts['shifted']), semantic
+        return super().forward(patches, plan.windows['shifted']), semantic
 
 
 class GenerateStep(SemanticBlock):
-    """Pool each window to a few semantic tokens, which then attend to the patches around it.
+    """First generation step: pool each window, then attend to the patches around it.
 
     Args:
         dim: See :class:`SemanticBlock`.
         num_heads: See :class:`SemanticBlock`.
-        residual: Keep the pooled tokens beside what they gather.
-        mlp_ratio: See :class:`SemanticBlock`.
         drop_path: See :class:`SemanticBlock`.
-        layer_scale: See :class:`SemanticBlock`.
+        residual: Add the pooled tokens to the attention branch.
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        residual: bool,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
-        layer_scale: float = 1e-5,
+        self, dim: int, num_heads: int, drop_path: float = 0.0, residual: bool = True
     ) -> None:
-        super().__init__(dim, num_heads, mlp_ratio, drop_path, layer_scale)
+        super().__init__(dim, num_heads, drop_path)
         self.residual = residual
 
     def forward(self, patches: Tensor, semantic: Tensor | None, plan: Plan) -> Step:
-        x = patches.unflatten(1, plan.geometry.hw)
-        pooled = pool_windows(x, plan.geometry, plan.ignore_padding)
+        geometry = plan.geometry
+        x = patches.unflatten(1, geometry.hw)
+        pooled = pool_windows(x, geometry, plan.ignore_padding)
         if plan.near is not None:
-            out = self.attend(pooled, x, partial(attend_neighborhood, near=plan.near), True)
+            out = self.attend(pooled, x, partial(attend_neighborhood, near=plan.near), padded=True)
         else:
             context = torch.cat((pooled.flatten(1, 2), patches), 1)
-            how = partial(
-                attend_crops, geometry=plan.geometry, index=plan.crops, bias=plan.window_bias
-            )
-            out = self.attend(pooled, context, how)
+            crops = dict(geometry=geometry, index=plan.crops, bias=plan.window_bias)
+            out = self.attend(pooled, context, partial(attend_crops, **crops))
         if self.residual:
-            out = pooled + self.drop_path(out, plan.geometry.semantic_window)
+            out = pooled + self.drop_path(out, geometry.semantic_window)
         return patches, self.feed_forward(out.flatten(1, 2))
 
 
 class RefineStep(SemanticBlock):
-    """Semantic tokens attend once more: to a wider neighbourhood, or to all patches and themselves.
+    """Second generation step: attend to a wider neighbourhood, or to all patches and tokens.
 
     A global centre, a learned map, may be added to the queries.
     """
@@ -230,7 +194,8 @@ class RefineStep(SemanticBlock):
         if plan.far is not None:
             tokens = semantic.unflatten(1, plan.geometry.semantic_hw)
             context = patches.unflatten(1, plan.geometry.hw)
-            out = self.attend(tokens, context, partial(attend_neighborhood, near=plan.far), True)
+            far = partial(attend_neighborhood, near=plan.far)
+            out = self.attend(tokens, context, far, padded=True)
             out = self.drop_path(out, plan.geometry.semantic_window).flatten(1, 2)
             return patches, self.feed_forward(semantic + out)
         context = torch.cat((semantic, patches), 1)
@@ -251,7 +216,7 @@ class LocalSemanticStep(SemanticBlock):
         windows = partition_windows(semantic.unflatten(1, hw), side)
         bias = plan.window_bias
         if bias is not None:
-            bias = bias.repeat(len(semantic), 1, side * side, 1)
+            bias = bias.repeat(semantic.shape[0], 1, side * side, 1)
         out = self.attend(windows, windows, partial(attend_all, bias=bias))
         out = merge_windows(out, side, hw).flatten(1, 2)
         return patches, self.feed_forward(semantic + self.drop_path(out))
@@ -267,32 +232,22 @@ class GlobalSemanticStep(SemanticBlock):
 
 
 class RecoverStep(SemanticBlock):
-    """Patches attend to semantic tokens, which are used up."""
+    """Recovery: patches attend to semantic tokens, which end here."""
 
     def forward(self, patches: Tensor, semantic: Tensor, plan: Plan) -> Step:
         geometry = plan.geometry
         context = semantic.unflatten(1, geometry.semantic_hw)
-        how = partial(attend_tiles, tiles=plan.tiles)
         padded = any(tile.sees_outside for tile in plan.tiles)
-        out = self.attend(patches.unflatten(1, geometry.hw), context, how, padded)
-        # dense models drop windows, classification models images, because they see no windows
+        tiles = partial(attend_tiles, tiles=plan.tiles)
+        out = self.attend(patches.unflatten(1, geometry.hw), context, tiles, padded)
+        # as trained: dense models drop windows, classification models images
         out = self.drop_path(out, geometry.window_size if plan.far is not None else None)
         return self.feed_forward(patches + out.flatten(1, 2)), None
 
 
-def attend_all(
-    q: Tensor, kv: Tensor, _outside: Tensor | None, num_heads: int, bias: Tensor | None = None
-) -> Tensor:
-    """Attention from ``(B, N, C)`` to ``(B, M, 2C)``; ``bias`` broadcasts to ``(B, h, N, M)``."""
-    k, v = kv.chunk(2, -1)
-    if bias is not None and bias.ndim == 1:
-        bias = bias.expand(1, 1, q.shape[1], -1)
-    return multi_head_attention(q, k, v, num_heads, bias)
-
-
 def resize_center(center: Tensor, geometry: Geometry) -> Tensor:
-    """A global centre ``(1, side * side, C)`` for the map of semantic tokens, ``(1, S, C)``."""
-    side = round(center.shape[1] ** 0.5)
+    """Resize a global centre ``(1, side * side, C)`` to the semantic tokens, ``(1, S, C)``."""
+    side = math.isqrt(int(center.shape[1]))
     if (side, side) == geometry.semantic_hw:
         return center
     grid = center.transpose(1, 2).unflatten(2, (side, side))

@@ -1,14 +1,15 @@
 """STViT on DeiT: 16 semantic tokens instead of 196 patches (arXiv:2303.08685, Sec. 3).
 
-The authors released neither code nor weights for it. Known: four layers on 14x14 patches, two
-generation steps, six layers on 4x4 tokens, their mean to the classifier, no class token; this gives
-the published 0.522, 1.907 and 7.263 G multiply-adds. Known from a snippet by the author: how a
-token is pooled from its 4x4 patches (:class:`SpatialPooling`). Left out, because nothing more is
-known of it: a learned offset of these windows. Guessed: that queries, keys and branches are as in
-the released code of STViT-R (one norm for queries and keys, layer scale, MLP), the position
-embedding of the patches, and the names of parameters.
+The authors released neither code nor weights.
 
-Letters: B batch, N = H*W patches, S semantic tokens, C channels, w side of a window.
+Known: four layers on 14x14 patches, two generation steps, six layers on 4x4 tokens, whose mean goes
+to the classifier, no class token; this gives the published 0.522, 1.907 and 7.263 G multiply-adds.
+Known from a snippet by the author: the pooling of 4x4 patches to a token (:class:`SpatialPooling`).
+Left out, because its form is unknown: a learned offset of these windows.
+Guessed: queries, keys and branches as in the released code of STViT-R (one norm for queries and
+keys, layer scale, MLP), the position embedding of the patches, and the parameter names.
+
+Letters: B batch, N = H*W patches, S semantic tokens, C channels, h heads, w side of a window.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..common.backbone import Backbone, as_maps, resolve_arch
-from ..common.checks import HW, check_divides, check_image
-from ..common.layers import drop_path_rates
+from ..common.attention import multi_head_attention
+from ..common.backbone import Backbone, resolve_arch
+from ..common.checks import HW, check_divides
+from ..common.layers import DropPath, Mlp, drop_path_rates, to_map, to_tokens
 from ..common.recorder import (
     is_recording_attention,
     last_attention,
-    record_stage,
-    start_record,
+    record,
 )
-from .pyramid import init_swin_weights
-from .semantic_tokens import Geometry, describe
-from .steps import Plan, RefineStep, SemanticBlock, attend_all
-from .swin import HIDDEN
-from .transformer import TransformerBlock
+from .attend import attend_all
+from .maps import SemanticUnit
+from .plan import Geometry, Plan, describe
+from .steps import RefineStep, SemanticBlock
+from .swin import MLP_RATIO, init_swin_weights
 
 ARCHS = {
     'tiny': dict(embed_dims=192, num_heads=3, depths=(4, 8)),
@@ -42,27 +43,76 @@ ARCHS = {
 }
 NORM_EPS = 1e-6
 PATCH = 16
-TRAINED_GRID = 14  # patches of a side at 224x224
-WINDOW = 4  # patches of a side that become one token
+TRAINED_GRID = 14  # patches per side at 224x224
+WINDOW = 4  # side in patches of the window that becomes one token
+PADDING = -100.0  # added to the scores of padding
 
 
-class SpatialPooling(nn.Module):
-    """One token per window: a mean of its patches with learned weights.
-
-    The map is padded with zeros on all sides to whole windows; padding weighs next to nothing.
+class SelfAttention(nn.Module):
+    """Multi-head self-attention.
 
     Args:
         dim: C.
-        window_size: w.
+        num_heads: h; divides ``dim``.
 
     Shape:
-        - x: ``(B, N, C)``; hw: the map.
+        - x: ``(B, N, C)``, returned in the same shape.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        check_divides('num_heads', num_heads, 'dim', dim)
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(multi_head_attention(*self.qkv(x).chunk(3, -1), self.num_heads))
+
+    def extra_repr(self) -> str:
+        return f'num_heads={self.num_heads}'
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm transformer block of ViT (arXiv:2010.11929), with the names of its releases.
+
+    Args:
+        dim: C.
+        num_heads: h; divides ``dim``.
+        drop_path: Stochastic depth of both branches, in [0, 1).
+
+    Shape:
+        - x: ``(B, N, C)``, returned in the same shape.
+    """
+
+    def __init__(self, dim: int, num_heads: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = SelfAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim, MLP_RATIO * dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class SpatialPooling(nn.Module):
+    """Pool each window to one token: a mean of its patches with learned weights.
+
+    The map is padded to whole windows with zeros on all sides; the weight of padding is negligible.
+
+    Args:
+        dim: C.
+
+    Shape:
+        - x: ``(B, N, C)``; hw: sides of the map.
         - returns: ``(B, S, C)`` with ``S = ceil(H / w) * ceil(W / w)``.
     """
 
-    def __init__(self, dim: int, window_size: int = WINDOW) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.window_size = window_size
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.act = nn.GELU()
@@ -73,21 +123,20 @@ class SpatialPooling(nn.Module):
         inside = self._windows(x.new_ones(1, 1, *hw)).flatten(2)  # S 1 w*w
         features = self.dwconv(windows).flatten(2).transpose(1, 2)
         logits = self.score(self.act(self.norm(features))).transpose(1, 2)  # B*S 1 w*w
-        logits = logits + HIDDEN * (1 - inside).repeat(len(x), 1, 1)
-        pooled = logits.softmax(-1) @ windows.flatten(2).transpose(1, 2)
-        return pooled.squeeze(1).unflatten(0, (len(x), -1))
+        logits = logits + PADDING * (1 - inside).repeat(x.shape[0], 1, 1)
+        pooled = logits.softmax(-1) @ windows.flatten(2).transpose(1, 2)  # B*S 1 C
+        return pooled.squeeze(1).unflatten(0, (x.shape[0], inside.shape[0]))
 
     def _windows(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B * S, C, w, w)``, padding split between opposite sides."""
-        size = self.window_size
-        rows, cols = -x.shape[2] % size, -x.shape[3] % size
+        rows, cols = -x.shape[2] % WINDOW, -x.shape[3] % WINDOW
         x = F.pad(x, (cols // 2, cols - cols // 2, rows // 2, rows - rows // 2))
-        x = x.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # B C rows w columns w
+        x = x.unflatten(3, (-1, WINDOW)).unflatten(2, (-1, WINDOW))  # B C rows w columns w
         return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
 
 class PooledGenerateStep(SemanticBlock):
-    """Pooled tokens attend to all patches and are kept beside what they gather."""
+    """Pooled tokens attend to all patches."""
 
     def forward(self, patches: Tensor, pooled: Tensor) -> Tensor:
         out = self.attend(pooled, patches, attend_all)
@@ -100,34 +149,35 @@ class STViTDeiT(Backbone):
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``embed_dims``, ``num_heads`` and
-            ``depths``, the layers on patches and those from the generation on, at least two.
+            ``depths``: the number of layers on patches, and of those from the generation steps on,
+            at least two.
         use_global_center: Add a learned map to the queries of the second generation step.
-        mlp_ratio: Hidden width of the MLPs per channel.
-        layer_scale: Initial value of the scale of the branches of the generation steps.
         in_channels: Channels of the image.
-        out_indices: 0: the patches, 1: the semantic tokens; what comes later is not built.
+        out_indices: 0: the patches, 1: the semantic tokens; later stages are not built. Name only
+            stages that the head reads: each has a norm, and distributed training stops at a
+            parameter without a gradient.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        frozen_stages: See :class:`~mmtoken.common.backbone.Backbone`; of two stages.
+        frozen_stages: See :class:`~mmtoken.common.backbone.Backbone`; there are two stages.
         norm_eval: See :class:`~mmtoken.common.backbone.Backbone`; there are no batch norms.
         with_cp: See :class:`~mmtoken.common.backbone.Backbone`.
         init_cfg: See :class:`~mmtoken.common.backbone.Backbone`.
 
     Shape:
-        - image: ``(B, in_channels, H, W)`` of any size from 16x16 on, padded with zeros to
-          multiples of 16; position embeddings are resized.
-        - returns: a tuple of maps ``(B, C, ceil(H / s), ceil(W / s))`` with the strides s of
+        - image: ``(B, in_channels, H, W)``, at least 16x16, padded with zeros to multiples of 16;
+          position embeddings are resized.
+        - returns: a tuple of maps ``(B, C, ceil(H / s), ceil(W / s))`` with strides s of
           ``out_strides``, 16 and 64; 4x4 tokens at 224x224.
 
     Raises:
-        ValueError: Arguments or an input out of range; the message says how to mend it.
+        ValueError: If an argument or the input is invalid.
     """
+
+    pictures_need_attention = True
 
     def __init__(
         self,
         arch: str | dict = 'small',
         use_global_center: bool = True,
-        mlp_ratio: float = 4.0,
-        layer_scale: float = 1e-5,
         in_channels: int = 3,
         out_indices: Sequence[int] = (1,),
         drop_path_rate: float = 0.0,
@@ -142,10 +192,11 @@ class STViTDeiT(Backbone):
         check_divides('num_heads', heads, 'embed_dims', dim)
         if len(depths) != 2 or depths[0] < 1 or depths[1] < 2:
             raise ValueError(
-                'depths must be the layers on patches, at least 1, and those from the generation '
-                f'on, at least 2, got {depths}; (4, 8) is published'
+                'depths must be the number of layers on patches, at least 1, and of layers from '
+                f'the generation steps on, at least 2, got {depths}; (4, 8) is published'
             )
         self.in_channels = in_channels
+        self.min_side, self.min_side_reason = PATCH, 'one patch'
         self.out_channels = self.select((dim, dim))
         self.out_strides = self.select((PATCH, PATCH * WINDOW))
         base, later = drop_path_rates(drop_path_rate, depths)
@@ -154,71 +205,66 @@ class STViTDeiT(Backbone):
         position = torch.empty(1, TRAINED_GRID**2, dim)
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(position, std=0.02))
         self.stage_modules.append(['patch_embed', 'pos_embed'])
-        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio, p) for p in base)
-        self.stage_modules.append(['blocks', *self._add_norm(0, dim)])
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, p) for p in base)
+        self._add_norm(0, dim)
+        self.stage_modules.append(self.stage_names(1))
         self.pool = self.global_center = None
         self.semantic_blocks = nn.ModuleList()
         if max(self.out_indices) == 1:
             self.pool = SpatialPooling(dim)
-            make = dict(mlp_ratio=mlp_ratio, layer_scale=layer_scale)
-            self.semantic_blocks += [
-                PooledGenerateStep(dim, heads, drop_path=later[0], **make),
-                RefineStep(dim, heads, drop_path=later[1], **make),
-                *(TransformerBlock(dim, heads, mlp_ratio, p) for p in later[2:]),
-            ]
+            kinds = (PooledGenerateStep, RefineStep, *[TransformerBlock] * (depths[1] - 2))
+            self.semantic_blocks += [kind(dim, heads, p) for kind, p in zip(kinds, later)]
             if use_global_center:
                 center = torch.empty(1, (-(-TRAINED_GRID // WINDOW)) ** 2, dim)
                 self.global_center = nn.Parameter(nn.init.trunc_normal_(center, std=0.02))
-            names = ['pool', 'semantic_blocks', 'global_center', *self._add_norm(1, dim)]
-            self.stage_modules.append(names)
+            self._add_norm(1, dim)
+            self.stage_modules.append(self.stage_names(2))
         self.depths = depths[: len(self.stage_modules) - 1]
         self.apply(init_swin_weights)
         self.finish()
 
-    def _add_norm(self, stage: int, dim: int) -> list[str]:
-        if stage not in self.out_indices:
-            return []
-        self.add_module(f'norm{stage}', nn.LayerNorm(dim, eps=NORM_EPS))
-        return [f'norm{stage}']
+    def _add_norm(self, stage: int, dim: int) -> None:
+        if stage in self.out_indices:
+            self.add_module(f'norm{stage}', nn.LayerNorm(dim, eps=NORM_EPS))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return one map per entry of ``out_indices``."""
-        check_image(image, self.in_channels, PATCH, 'one patch')
-        start_record()
+    def stage_names(self, stage: int) -> list[str]:
+        """Names of the modules of a stage, counted from 1."""
+        own = ['blocks'] if stage == 1 else ['pool', 'semantic_blocks', 'global_center']
+        return [*own, f'norm{stage - 1}']
+
+    def run_stages(self, image: Tensor) -> list[tuple[Tensor, HW]]:
+        """Return patches and semantic tokens, and the sides of their maps."""
         image = F.pad(image, (0, -image.shape[3] % PATCH, 0, -image.shape[2] % PATCH))
         grid = self.patch_embed(image)
         hw = tuple(grid.shape[2:])
-        x = grid.flatten(2).transpose(1, 2) + self._positions(hw)
+        x = to_tokens(grid) + self._positions(hw)
         for block in self.blocks:
             x = self.run_block(block, x)
-        maps = [(x, hw)]
-        if len(self.semantic_blocks):
-            maps.append(self._semantic(x, hw))
-        return as_maps(
-            getattr(self, f'norm{stage}')(tokens).transpose(1, 2).unflatten(2, sides)
-            for stage, (tokens, sides) in enumerate(maps)
-            if stage in self.out_indices
-        )
+        return [(x, hw), self._semantic(x, hw)] if len(self.semantic_blocks) else [(x, hw)]
+
+    def output(self, stage: int, value: tuple[Tensor, HW]) -> Tensor:
+        """Normalise ``(B, N, C)`` and return it as a contiguous map."""
+        x, hw = value
+        return to_map(getattr(self, f'norm{stage}')(x), hw).contiguous()
 
     def _semantic(self, patches: Tensor, hw: HW) -> tuple[Tensor, HW]:
-        """Generate the tokens and let them attend to each other."""
+        """Generate semantic tokens, which then attend to each other."""
         generate, refine, *rest = self.semantic_blocks
         geometry = Geometry(hw, WINDOW, 1)
-        plan = Plan(geometry, False, None, None, None, [], None)
-        unit: dict = describe(geometry)
-        x = self.run_block(generate, patches, self.run_block(self.pool, patches, hw))
+        x, weights = self.run_block(self.pool, patches, hw), {}
+        x = self.run_block(generate, patches, x)
         if is_recording_attention():
-            unit['generate'] = last_attention().mean(1)
-        _, x = self.run_block(refine, patches, x, plan, self.global_center)
+            weights['generate'] = last_attention().mean(1)
+        _, x = self.run_block(refine, patches, x, Plan(geometry), self.global_center)
         if is_recording_attention():
-            unit['refine'] = last_attention().mean(1)[..., -patches.shape[1] :]
+            weights['refine'] = last_attention().mean(1)[..., -patches.shape[1] :]
         for block in rest:
             x = self.run_block(block, x)
-        record_stage(2, units=[dict(unit, semantic_tokens=x)])
+        record(SemanticUnit(2, 0, **describe(geometry), semantic_tokens=x, **weights))
         return x, geometry.semantic_hw
 
     def _positions(self, hw: HW) -> Tensor:
-        """Position embeddings of a map, ``(1, N, C)``."""
+        """Position embeddings for a map of ``hw``, ``(1, N, C)``."""
         if hw == (TRAINED_GRID, TRAINED_GRID):
             return self.pos_embed
         grid = self.pos_embed.transpose(1, 2).unflatten(2, (TRAINED_GRID, TRAINED_GRID))
