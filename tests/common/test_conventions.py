@@ -38,7 +38,7 @@ def test_own_names_stay():
 
 
 def test_hosts_that_load_a_whole_model_convert_as_well():
-    """``torch.compile`` and data-parallel wrappers aside: by ``load_state_dict`` of a parent."""
+    """They call ``load_state_dict`` of the parent."""
     parent = nn.ModuleDict({'backbone': Model(), 'head': nn.Linear(1, 1)})
     state = {f'backbone.{key}': value for key, value in THEIRS.items()}
     parent.load_state_dict({**state, **parent.head.state_dict(prefix='head.')}, strict=True)

@@ -82,6 +82,7 @@ def test_floating_point_files_of_any_precision_load(dtype):
         (dict(ignore='norm'), "ignore must match a key that only the file has, got 'norm'"),
         (dict(reinitialize='fc('), r"reinitialize must be regular expressions, got 'fc\('"),
         (dict(ignore=(3,)), 'ignore must be regular expressions, got 3'),
+        (dict(ignore=3), 'ignore must be regular expressions, got 3'),
         (dict(reinitialize='.*'), r"must leave keys to load, got \('\.\*',\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Released files load, in whatever container; what contradicts the arguments fails and says how."""
+"""Released files load from any container; one that contradicts the arguments is refused."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from stvit.smallest import TINY
 
 
 def classification_file(folder, randomize, **arguments):
-    """What the authors' classification script saves, and the model that it came from."""
+    """A file as the authors' classification script saves it, and its model."""
     donor = randomize(STViTR(TINY, 'classification', **arguments, out_indices=(3,)))
     state = donor.state_dict()
     state |= {'head.weight': torch.ones(10, 64), 'head.bias': torch.zeros(10)}
@@ -22,7 +22,7 @@ def classification_file(folder, randomize, **arguments):
 
 
 def detection_file(folder, randomize):
-    """What mmdet saves of a detector."""
+    """A detector as mmdet saves it, and its backbone."""
     donor = randomize(STViTR(TINY))
     state = {f'backbone.{key}': value for key, value in donor.state_dict().items()}
     file = folder / 'detector.pth'
@@ -103,7 +103,7 @@ def test_another_depth_is_refused(tmp_path, randomize):
 
 
 def test_stock_runner_starts_from_the_file(tmp_path, randomize):
-    """With the options that the configs tell, as the command line parses them."""
+    """The options of ``init_cfg`` are given as the command line parses them."""
     pytest.importorskip('mmseg')
     donor, file = classification_file(tmp_path, randomize)
     cfg = Config(
@@ -149,7 +149,7 @@ def test_stock_runner_starts_from_the_file(tmp_path, randomize):
 
 
 def test_hints_of_other_mistakes(tmp_path, randomize):
-    """A forgotten prefix, outputs that no file has norms for, a centre that no detector has."""
+    """A forgotten prefix, outputs without norms in the file, a centre that detectors lack."""
     _, file = detection_file(tmp_path, randomize)
     with pytest.raises(
         ValueError, match=r"\(0 of \d+ keys(?s:.*)start with 'backbone\.': give that"

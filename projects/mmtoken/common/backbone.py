@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,6 +58,31 @@ def _belongs(key: str, name: str) -> bool:
     return key == name or key.startswith(name + '.')
 
 
+def _takes_pretrained(init: Callable) -> Callable:
+    """Add the argument ``pretrained`` to a constructor, with the hosts' meaning."""
+
+    @functools.wraps(init)
+    def with_pretrained(
+        self: Backbone, *args: Any, pretrained: str | None = None, **arguments: Any
+    ) -> None:
+        if pretrained is not None:
+            if arguments.get('init_cfg') is not None:
+                raise ValueError(
+                    f'a backbone takes init_cfg or pretrained, not both, got {pretrained=} in '
+                    'addition to init_cfg; set pretrained=None in the model'
+                )
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+            warnings.warn(
+                f'{pretrained=} is deprecated: give the backbone {init_cfg=}, or set '
+                'pretrained=None in the model to train from initial values',
+                stacklevel=2,
+            )
+            arguments['init_cfg'] = init_cfg
+        init(self, *args, **arguments)
+
+    return with_pretrained
+
+
 class Backbone(StrictInitModule):
     """Base class of all backbones: forward, outputs, freezing, checkpointing, layer depth.
 
@@ -70,7 +98,8 @@ class Backbone(StrictInitModule):
             stay in eval mode.
         norm_eval: Keep batch norms in eval mode while training.
         with_cp: Recompute block activations in the backward pass to save memory.
-        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` loads strictly. Every
+            subclass also takes the deprecated ``pretrained=PATH``, as stock mmseg bases give it.
 
     Attributes:
         in_channels: Channels of the image.
@@ -88,6 +117,12 @@ class Backbone(StrictInitModule):
     min_side: int = 1
     min_side_reason: str = 'one pixel'
     pictures_need_attention: bool = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        init = vars(cls).get('__init__')
+        if init and 'pretrained' not in inspect.signature(init).parameters:
+            cls.__init__ = _takes_pretrained(init)
 
     def __init__(
         self,

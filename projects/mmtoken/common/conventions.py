@@ -14,7 +14,14 @@ Convention = Callable[[Collection[str]], Mapping[str, str]]
 
 
 def rename_keys(state: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:
-    """Rename the keys of ``state`` that ``names`` has.
+    """Rename keys.
+
+    Args:
+        state: Values by name.
+        names: New name by old name; other keys stay.
+
+    Returns:
+        The values by their new names.
 
     Raises:
         ValueError: If two keys get one name.
@@ -34,6 +41,10 @@ def convert_keys(
     state: Mapping[str, T], conventions: Iterable[Convention]
 ) -> tuple[dict[str, T], tuple[str, ...]]:
     """Apply each convention in turn.
+
+    Args:
+        state: Values by the names of any release.
+        conventions: Functions that look at the names and return ours.
 
     Returns:
         The values by our names, and the names that were not in ``state``.

@@ -7,7 +7,7 @@ random model.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,10 @@ def _matches(key: str, patterns: Iterable[str]) -> bool:
 
 
 def _check_patterns(
-    name: str, patterns: str | Iterable[str], keys: Collection[str], place: str
+    name: str, patterns: str | Sequence[str], keys: Collection[str], place: str
 ) -> tuple[str, ...]:
     """Return the patterns as a tuple; raise unless each matches one of ``keys``."""
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    patterns = tuple(patterns) if isinstance(patterns, (list, tuple)) else (patterns,)
     for pattern in patterns:
         try:
             found = any(re.match(pattern, key) for key in keys)
@@ -124,8 +124,8 @@ def load_state_dict_strict(
     state: dict[str, Tensor],
     *,
     source: str = 'the state dict',
-    reinitialize: str | Iterable[str] = (),
-    ignore: str | Iterable[str] = (),
+    reinitialize: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
 ) -> LoadReport:
     """Copy tensors into ``model``; raise unless every difference was declared.
 
