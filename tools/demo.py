@@ -3,7 +3,7 @@
 python tools/demo.py [--task pose|detection|segmentation] [--work-dir work_dirs/demo_TASK]
 
 It prints the commands of this repository that it runs, so that each can be repeated and changed.
-An interrupted demo goes on where it stopped; a finished one only evaluates and draws again.
+An interrupted demo resumes where it stopped; a finished one only evaluates and draws again.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> N
     shown = [os.path.relpath(a) if isinstance(a, Path) else str(a) for a in arguments]
     print(f'\n$ python tools/{name} {" ".join(shown)}', flush=True)
     command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
-    # threads that wait for each other must not spin: the machine may be busy
+    # waiting threads must not spin: the machine may be busy
     environment = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     interval = 0.5 if sys.stderr.isatty() else 20
@@ -110,13 +110,15 @@ def show_step(bar: tqdm, step: re.Match, epochs: int) -> None:
 
 
 def save_untrained(cfg: Config, path: Path) -> None:
-    """Keep the initial weights, to show what training adds."""
+    """Save the initial weights, to show what training adds."""
     torch.manual_seed(0)
     init_default_scope(cfg.default_scope)
     torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': {}}, path)
 
 
-def evaluate(config: Path, weights: Path, args: argparse.Namespace, *options) -> dict[str, float]:
+def evaluate(
+    config: Path, weights: Path, args: argparse.Namespace, *options: str | Path
+) -> dict[str, float]:
     """The metrics of ``tools/test.py``."""
     out = args.work_dir / f'{weights.stem}.json'
     run_tool(
@@ -192,5 +194,5 @@ if __name__ == '__main__':
     except (DemoError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        print('\ninterrupted; run the same command again to go on', file=sys.stderr)
+        print('\ninterrupted; run the same command again to resume', file=sys.stderr)
         sys.exit(130)

@@ -29,9 +29,7 @@ SKELETON = (  # pairs of joints, counted from 1
     *((16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9)),
     *((8, 10), (9, 11), (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7)),
 )
-CATEGORIES = [
-    {'id': k, 'name': name, 'supercategory': 'thing'} for k, name in enumerate(INSTANCES, 1)
-]
+CATEGORIES = [{'id': k, 'name': name} for k, name in enumerate(INSTANCES, 1)]
 PERSON = {**CATEGORIES[0], 'keypoints': JOINTS, 'skeleton': SKELETON}
 
 
@@ -55,9 +53,10 @@ def write_demo_data(
         seed: 0 or more.
 
     Returns:
-        Whether the data were written now.
+        True if the data were written, False if they existed already.
     """
-    meta = dict(zip(LIMITS, map(int, (num_train, num_val, *hw, seed))))
+    height, width = hw
+    meta = dict(zip(LIMITS, map(int, (num_train, num_val, height, width, seed))))
     for name, (low, high) in LIMITS.items():
         if not low <= meta[name] <= high:
             raise ValueError(f'{name} must be between {low} and {high}, got {meta[name]}')

@@ -81,7 +81,7 @@ def head_parts(rng: Generator, z: dict[str, float], skin: NDArray) -> list[tuple
     """Parts of the head; eyes and nose only where they face the viewer."""
     radius, near = HEAD_RADIUS, z['head'] + 0.06
     facing = {name: (z[name] - z['head']) / radius for name in JOINTS[:5]}
-    hair = paint(rng.uniform(0.12, 0.95) * rng.uniform((190, 130, 60), (230, 200, 200)), grain=8)
+    hair = paint(rng.uniform(0.1, 0.8) * rng.uniform((200, 130, 60), (240, 190, 130)), grain=8)
     parts = [(near, ('head',), radius, hair, ())]
     if rng.random() < 0.35:
         order = near + (-0.2 if facing['nose'] > 0 else 0.004)

@@ -53,7 +53,7 @@ def paint_background(canvas: Canvas, rng: Generator, horizon: int) -> NDArray:
     frame = np.array([(-0.1, -0.1), (1.1, -0.1), (1.1, 1.1), (-0.1, 1.1)]) * (width, height)
     floor = paint(rng.uniform((90, 90, 70), (205, 185, 150)), grain=rng.uniform(7, 14))
     if rng.random() < 0.58:
-        top = rng.uniform((90, 130, 140), (235, 170, 230))
+        top = rng.uniform((90, 130, 160), (200, 175, 230))
         fade = paint(top, 0.3 * top + (175, 160, 150), (0, 2 * horizon), contrast=-0.5)
         canvas.fill(frame, 0, fade, SKY)
         for x, y, r in rng.uniform((0, 0, 0.02), (1, 0.6, 0.05), (rng.integers(12), 3)):
