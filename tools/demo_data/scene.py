@@ -1,150 +1,71 @@
-"""Compose a scene: background, people and things, painted from the farthest to the nearest."""
-
-from typing import NamedTuple
+"""Scenes: background, people and things, painted from the farthest to the nearest."""
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .backgrounds import BACKGROUNDS, paint_background
-from .bodies import Body, place_body, sample_look
-from .canvas import Canvas
-from .objects import OBJECTS, crate
-from .people import body_parts, seen_parts
-from .poses import JOINTS, sample_pose
+from .canvas import BACKGROUNDS, Canvas, paint, shade
+from .people import paint_person
+from .poses import sample_pose
+from .things import THINGS, paint_thing
 
-THINGS = ('person', *OBJECTS)  # classes with instances
 EYE_LEVEL = 0.55  # height of the camera above the ground, in body heights
-MAX_PEOPLE = 4
+SKY, WALL, GROUND, HILL = range(len(BACKGROUNDS))
 
 
-class Instance(NamedTuple):
-    """A person or an object; ``joints (17, 3)`` of a person hold x, y, visibility (0, 1, 2)."""
-
-    category: str
-    joints: NDArray | None
-
-
-class Scene(NamedTuple):
-    """A finished scene.
-
-    ``picture (H, W, 3)`` is uint8 RGB; ``owner (H, W)`` holds the index of the visible instance
-    or -1; ``background (H, W)`` the index into BACKGROUNDS, undefined under instances.
-    """
-
-    picture: NDArray
-    owner: NDArray
-    background: NDArray
-    instances: list[Instance]
-
-
-class Placement(NamedTuple):
-    """What stands where: its class, foot point in pixels, and a person's height there."""
-
-    category: str
-    foot: tuple[float, float]
-    unit: float
-
-
-def draw_scene(rng: Generator, hw: tuple[int, int]) -> Scene:
-    """Draw one scene; all randomness comes from ``rng``."""
-    canvas = Canvas(hw)
-    horizon = paint_background(canvas, rng)
-    placements = sample_people(rng, hw, horizon) + sample_objects(rng, hw, horizon)
-    bodies: list[Body | None] = []
-    for item in sorted(placements, key=lambda item: item.foot[1]):
-        canvas.shade(item.foot, (0.2 * item.unit, 0.045 * item.unit), 0.45)
-        if item.category == 'person':
-            add_person(canvas, rng, item, bodies)
-        else:
-            shapes = OBJECTS[item.category](rng, np.array(item.foot), item.unit)
-            canvas.paint(shapes, canvas.stamp(len(bodies), item.category))
-            bodies.append(None)
-    return finish(canvas, rng, bodies)
-
-
-def sample_people(rng: Generator, hw: tuple[int, int], horizon: float) -> list[Placement]:
-    """Place one to four people side by side, now and then one in front of another."""
-    count = rng.choice(np.arange(1, MAX_PEOPLE + 1), p=[0.4, 0.34, 0.2, 0.06])
-    order = rng.permutation(count)
-    people = []
-    for k in order:
-        limit = tallest(hw, horizon)
-        close = rng.random() < 0.1
-        tall = limit * rng.uniform(1.1, 1.4) if close else limit * rng.uniform(0.52, 0.98)
-        x = hw[1] * (k + 0.5 + rng.uniform(-0.33, 0.33)) / count
-        people.append(Placement('person', (x, horizon + EYE_LEVEL * tall), tall))
-    return people
-
-
-def tallest(hw: tuple[int, int], horizon: float) -> float:
-    """Return the height in pixels of a person who fits; only a few people are closer than that."""
-    return min(horizon / (1 - EYE_LEVEL), 0.95 * hw[0], 1.3 * hw[1])
-
-
-def sample_objects(rng: Generator, hw: tuple[int, int], horizon: float) -> list[Placement]:
-    """Place a few things, most of them behind the people, tall ones always."""
-    items = []
-    for _ in range(rng.integers(1, 6)):
-        category = str(rng.choice(list(OBJECTS)))
-        low, high = (0.35, 0.65) if category in ('tree', 'pole') else (0.45, 1.15)
-        near = rng.uniform(low, high) * tallest(hw, horizon)
-        x = hw[1] * rng.uniform(0.02, 0.98)
-        items.append(Placement(category, (x, min(horizon + EYE_LEVEL * near, 1.02 * hw[0])), near))
-    return items
-
-
-def add_person(canvas: Canvas, rng: Generator, item: Placement, bodies: list[Body | None]) -> None:
-    """Paint a person, and beneath one who sits a crate."""
-    pose, look = sample_pose(rng), sample_look(rng)
-    body = place_body(pose, item.foot, item.unit)
-    if pose.legs == 'sit':
-        seat = (body.at['left_hip'] + body.at['right_hip']) / 2
-        tall = item.foot[1] - seat[1] - 0.03 * item.unit
-        at = np.array([seat[0], item.foot[1] - 0.01 * item.unit])
-        shapes = crate(rng, at, rng.uniform(0.26, 0.36) * item.unit, max(tall, 0.1 * item.unit))
-        canvas.paint(shapes, canvas.stamp(len(bodies), 'box'))
-        bodies.append(None)
-    for part in body_parts(body, look):
-        canvas.paint(part.shapes, canvas.stamp(len(bodies), 'person', part.name))
-    bodies.append(body)
-
-
-def finish(canvas: Canvas, rng: Generator, bodies: list[Body | None]) -> Scene:
-    """Read picture, owners and visible joints off the canvas; add light and sensor noise."""
-    stamps = canvas.finished_stamps()
-    table = canvas.table
-    owner = np.array([stamp.owner for stamp in table], np.int16)[stamps]
-    known = [BACKGROUNDS.index(s.category) if s.owner < 0 else 0 for s in table]
-    background = np.array(known, np.uint8)[stamps]
-    classes = {s.owner: s.category for s in table}
-    instances = [
-        Instance(classes[k], None if body is None else joints(body, k, canvas, stamps))
-        for k, body in enumerate(bodies)
-    ]
-    return Scene(expose(canvas.finished_picture(), rng), owner, background, instances)
-
-
-def joints(body: Body, owner: int, canvas: Canvas, stamps: NDArray) -> NDArray:
-    """Return ``(17, 3)``: x, y, and 0 outside the image, 1 hidden, 2 visible.
-
-    A joint is visible where the last paint on its pixel is a limb of this person that carries it.
-    """
-    height, width = canvas.hw
-    rows = np.zeros((len(JOINTS), 3))
-    for k, name in enumerate(JOINTS):
-        x, y = np.round(body.at[name], 2)
-        if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
+def draw_scene(rng: Generator, hw: tuple[int, int]) -> Canvas:
+    """Draw a scene of ``hw`` pixels with one to four people and some things."""
+    canvas, (height, width) = Canvas(hw), hw
+    horizon = round(height * rng.uniform(0.34, 0.5))
+    ground = paint_background(canvas, rng, horizon)
+    # the height in pixels of a person who fits; only a few people are closer than that
+    fits = min(horizon / (1 - EYE_LEVEL), 0.95 * height, 1.3 * width)
+    items = []  # y and x of the foot, height in pixels of a person who stands there, class
+    count = rng.choice([1, 2, 3, 4], p=[0.4, 0.34, 0.2, 0.06])
+    for k in range(count):
+        tall = fits * (rng.uniform(1.1, 1.4) if rng.random() < 0.1 else rng.uniform(0.52, 0.98))
+        x = width * (k + 0.5 + rng.uniform(-0.33, 0.33)) / count
+        items.append((horizon + EYE_LEVEL * tall, x, tall, 'person'))
+    for category in rng.choice(list(THINGS), rng.integers(1, 6)):
+        tall = fits * rng.uniform(*(0.35, 0.65) if category in ('tree', 'pole') else (0.45, 1.15))
+        y = min(horizon + EYE_LEVEL * tall, 1.02 * height)
+        items.append((y, width * rng.uniform(0.02, 0.98), tall, str(category)))
+    for y, x, tall, _ in items:
+        shadow = [(x - 0.15 * tall, y), (x + 0.15 * tall, y)]
+        canvas.fill(shadow, 0.03 * tall, shade(ground, 0.75), GROUND)
+    for y, x, tall, category in sorted(items):
+        if category != 'person':
+            size = tall * rng.uniform(*THINGS[category][1:])
+            paint_thing(canvas, rng, category, (x, y), size)
             continue
-        stamp = canvas.table[stamps[round(y), round(x)]]
-        seen = stamp.owner == owner and stamp.part in seen_parts(body, name)
-        rows[k] = x, y, 2 if seen else 1
-    return rows
+        legs, points = sample_pose(rng)
+        if legs == 'sit':
+            seat = (points['left_hip'] + points['right_hip']) / 2
+            at = (x + tall * seat[0], y - 0.01 * tall)
+            paint_thing(canvas, rng, 'box', at, tall * (seat[1] - 0.05))
+        paint_person(canvas, rng, points, (x, y), tall)
+    return canvas
 
 
-def expose(picture: NDArray, rng: Generator) -> NDArray:
-    """Change contrast and white balance a little and add sensor noise."""
-    gain = rng.uniform(0.85, 1.06) * rng.uniform(0.96, 1.04, 3)
-    noise = rng.integers(-4, 5, picture.shape[:2], dtype=np.int16)[..., None]
-    light = (picture * gain.astype(np.float32)).astype(np.int16) + noise
-    return light.clip(0, 255).astype(np.uint8)
+def paint_background(canvas: Canvas, rng: Generator, horizon: int) -> NDArray:
+    """Paint sky and hills or a wall, then the ground; return the paint of the ground."""
+    height, width = canvas.hw
+    frame = np.array([(-0.1, -0.1), (1.1, -0.1), (1.1, 1.1), (-0.1, 1.1)]) * (width, height)
+    floor = paint(rng.uniform((90, 90, 70), (205, 185, 150)), grain=rng.uniform(7, 14))
+    if rng.random() < 0.58:
+        top = rng.uniform((90, 130, 160), (200, 175, 230))
+        fade = paint(top, 0.3 * top + (175, 160, 150), (0, 2 * horizon), contrast=-0.5)
+        canvas.fill(frame, 0, fade, SKY)
+        for x, y, r in rng.uniform((0, 0, 0.02), (1, 0.6, 0.05), (rng.integers(12), 3)):
+            ends = np.array([(x - 1.5 * r, y), (x + 1.5 * r, y)]) * (width, horizon)
+            canvas.fill(ends, r * height, paint((240, 240, 240)), SKY)
+        for x, r in rng.uniform((0, 0.2), (1, 0.8), (rng.integers(5), 2)):
+            slope = paint(rng.uniform((100, 120, 95), (150, 160, 150)), grain=6)
+            canvas.fill((x * width, horizon + (0.93 * r - 0.03) * width), r * width, slope, HILL)
+    else:
+        colour, period = rng.uniform(120, 225, 3), rng.uniform(0.04, 0.2, 2) * height
+        period *= ((1, 1), (1, 0), (0, 0))[rng.integers(3)]
+        plaster = paint(colour, 0.9 * colour, period, contrast=4, grain=6)
+        canvas.fill(frame, 0, plaster, WALL)
+    canvas.fill(frame.clip(min=(-np.inf, horizon)), 0, floor, GROUND)
+    return floor
