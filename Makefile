@@ -1,9 +1,12 @@
 # `make` alone prints what there is. Every target does all the set-up that it needs.
 
-VENV ?= .venv
-PY := $(VENV)/bin/python
+# Pinned packages: onedl (requirements.txt) or official (requirements-official.txt).
+STACK ?= onedl
+VENV ?= .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
+quoted = '$(subst ','\'',$1)'
+PY := $(call quoted,$(VENV)/bin/python)
 
-# The first interpreter that the pinned stack exists for.
+# The first interpreter that the pinned stacks exist for.
 QUALIFIES := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 ifeq ($(origin PYTHON),undefined)
 PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3.10 python3,\
@@ -34,16 +37,17 @@ help:
 	@echo 'make bench   complexity and speed of the shipped TCFormers'
 	@echo
 	@echo 'Each first sets up what it needs in VENV=.venv with PYTHON=python3.11 (3.10 to 3.12),'
-	@echo 'which compiles for 6 to 48 minutes the first time on a machine, and once only:'
+	@echo 'from requirements.txt (STACK=official: requirements-official.txt in .venv-official).'
+	@echo 'This compiles for 6 to 48 minutes the first time on a machine, and once only:'
 	@echo 'wheels are kept in MMTOKEN_WHEEL_CACHE (~/.cache/mmtoken/wheels).'
 
 setup:
-	@test -n '$(PYTHON)' || { echo 'set-up: no Python 3.10, 3.11 or 3.12 on PATH; install one' \
-		'(Debian: apt-get install python3.11 python3.11-venv python3.11-dev) or name it:' \
+	@$(call quoted,$(PYTHON)) -c '$(QUALIFIES)' || { echo 'set-up: MMToken needs Python 3.10 to' \
+		'3.12, got PYTHON='$(call quoted,$(or $(PYTHON),none on PATH))'; install one (Debian: apt-get' \
+		'install python3.11 python3.11-venv python3.11-dev) or name another:' \
 		'make PYTHON=/path/to/python3.11' >&2; exit 1; }
-	@'$(PYTHON)' -c '$(QUALIFIES)' || { echo 'set-up: MMToken needs Python 3.10 to 3.12, but' \
-		'PYTHON=$(PYTHON) is not one; name another: make PYTHON=/path/to/python3.11' >&2; exit 1; }
-	@'$(PYTHON)' tools/setup_env --venv '$(VENV)' $(CHOSEN)
+	@$(call quoted,$(PYTHON)) tools/setup_env --venv $(call quoted,$(VENV)) \
+		--stack $(call quoted,$(STACK)) $(CHOSEN)
 
 demo: setup
 	$(PY) tools/demo.py $(if $(TASK),--task $(TASK))

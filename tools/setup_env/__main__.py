@@ -1,58 +1,54 @@
-"""Command line: ``python3.11 tools/setup_env [--venv DIR]``."""
-
-from __future__ import annotations
+"""Command line: ``python3.11 tools/setup_env [--venv DIR] [--stack official]``."""
 
 import argparse
-import fcntl
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a folder: Python put the folder itself on the path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from setup_env.environment import is_finished
-from setup_env.refusals import check_python, check_venv
-from setup_env.steps import Setup
-from setup_env.wheels import cache_root
+from setup_env import refusals
+from setup_env.steps import STACKS, set_up
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def set_up(venv: Path) -> None:
-    """Run one set-up at a time: all of them share the wheel cache."""
-    lock = cache_root() / 'setup.lock'
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, 'a') as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'set-up: waiting for another set-up to finish ({lock})', flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        Setup(ROOT, venv).run()
+def enter(venv: Path, wanted: str) -> None:
+    """Create the environment if it is missing and start again in its Python."""
+    refusals.check_python(sys.executable)
+    refusals.check_folder(venv)
+    if not (venv / 'bin' / 'pip').exists():
+        print(f'set-up: creating {venv}')
+        if subprocess.call([sys.executable, '-m', 'venv', venv]):
+            raise SystemExit('set-up: python -m venv failed, see above')
+    python = str(venv / 'bin' / 'python')
+    os.execv(python, [python, '-I', *sys.argv, '--wanted', wanted])
 
 
 def main() -> None:
     """Parse the command line and run the set-up."""
-    python = tuple(sys.version_info[:2])
-    check_python(python, sys.executable)
     parser = argparse.ArgumentParser(prog='python tools/setup_env', description='Set up MMToken.')
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='default: .venv')
-    text = 'refuse an existing environment of another Python version'
-    parser.add_argument('--python-chosen', action='store_true', help=text)
+    parser.add_argument('--stack', choices=list(STACKS), default='onedl', help='default: onedl')
+    parser.add_argument('--python-chosen', action='store_true', help='allow no other version')
+    parser.add_argument('--wanted', help=argparse.SUPPRESS)  # set in the environment's Python
     args = parser.parse_args()
-    venv = Path(os.path.abspath(args.venv))
-    check_venv(venv, python if args.python_chosen else None)
+    sys.stdout.reconfigure(line_buffering=True)  # in order with what other commands print
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the commands, as on Ctrl-C
     try:
-        if not is_finished(ROOT, venv):
-            set_up(venv)
+        if args.wanted is None:
+            version = '{}.{}'.format(*sys.version_info) if args.python_chosen else ''
+            enter(Path(os.path.abspath(args.venv)), version)
+        refusals.check_python(sys.prefix, args.wanted)
+        set_up(ROOT, STACKS[args.stack])
     except KeyboardInterrupt:
         raise SystemExit('\nset-up: interrupted; run the same make again to continue') from None
     except OSError as error:
         raise SystemExit(f'set-up: {error}; fix this and run the same make again') from error
-    print(f'set-up: {venv} is ready')
+    print(f'set-up: {sys.prefix} is ready')
 
 
 if __name__ == '__main__':

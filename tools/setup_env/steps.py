@@ -1,107 +1,99 @@
-"""The steps of the set-up; each one skips what is already installed."""
+"""The steps of the set-up, run by the Python of the environment; each skips what is done."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
-from setup_env import wheels
-from setup_env.environment import LOG, STAMP, missing_pins, query, read_sections, stamp_key
-from setup_env.refusals import GB, check_build_tools, check_conflicts, check_disk
+from setup_env import refusals, wheels
 from setup_env.shell import run
+from setup_env.wheels import OPTIONS, PIP
 
-HOSTS = ('mmpose', 'mmdet', 'mmseg', 'mmcv.ops', 'mmtoken')
-OPTIONS = ('--no-deps', '--no-build-isolation')
+STACKS = {'onedl': 'requirements.txt', 'official': 'requirements-official.txt'}
+# [source] packages, with a module that imports only if compiled for this torch and numpy
+COMPILED = {'onedl-mmcv': 'mmcv.ops', 'mmcv': 'mmcv.ops', 'xtcocotools': 'xtcocotools.mask'}
+# distributions of which only the pinned ones may be there: they write the same import folders
+RIVALS = 'mmengine mmcv mmcv-lite mmdet mmsegmentation opencv-python opencv-contrib-python '
+RIVALS += 'onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation'
+HOSTS = 'mmpose, mmdet, mmseg, mmcv.ops, mmtoken'
+STAMP = Path(sys.prefix, 'mmtoken-setup.stamp')
+PYTHON = (sys.executable, '-I')
 
 
-class Setup:
-    """Installs the pinned stack and MMToken into one environment.
+def read_sections(text: str) -> dict[str, dict[str, str]]:
+    """Parse a requirements file into ``{section: {package: version}}``."""
+    sections = re.findall(r'(?ms)^# \[([\w-]+)\](.*?)(?=^# \[|\Z)', text)
+    return {name: dict(re.findall(r'(?m)^([\w.-]+)==([\w.]+)', lines)) for name, lines in sections}
 
-    Args:
-        root: Checkout to install in editable mode.
-        venv: Virtual environment, created if missing.
-    """
 
-    def __init__(self, root: Path, venv: Path) -> None:
-        self.root = root
-        self.venv = venv
-        self.python = venv / 'bin' / 'python'
-        self.sections = read_sections((root / 'requirements.txt').read_text())
-        exists = self.python.exists()
-        self.facts = query(self.python if exists else sys.executable)
-        self.installed = self.facts['installed'] if exists else {}
-        self.environ = {k: v for k, v in os.environ.items() if k != 'MAKEFLAGS'}  # ninja reads it
-        self.environ['PATH'] = f'{venv}/bin{os.pathsep}{os.environ.get("PATH", "")}'
+def installed(package: str) -> str | None:
+    """Return the installed version, without a local part such as ``+cu130``."""
+    try:
+        return metadata.version(package).split('+')[0]
+    except metadata.PackageNotFoundError:
+        return None
 
-    def run(self) -> None:
-        """Run all steps and stamp the environment."""
-        self.check_machine()
-        if 'pip' not in self.installed:
-            self.say(f'creating {self.venv}')
-            self.venv.mkdir(parents=True, exist_ok=True)
-            self.shell(sys.executable, '-m', 'venv', self.venv)
-        base = {**self.sections['base'], **self.sections['dev']}
-        self.install(base, '-c', self.root / 'requirements.txt')
-        for package in self.sections['source']:
-            self.install_compiled(package)
-        self.install(self.sections['no-deps'], *OPTIONS)
-        self.say(f'installing mmtoken from {self.root}, editable')
-        self.pip('install', *OPTIONS, '-e', self.root)
-        self.say(f'importing {", ".join(HOSTS)}')
-        self.shell(self.python, '-I', '-c', f'import {", ".join(HOSTS)}')
-        (self.venv / STAMP).write_text(stamp_key(self.root, self.venv))
 
-    def say(self, text: str) -> None:
-        print(f'set-up: {text}', flush=True)
+def set_up(root: Path, requirements: str) -> None:
+    """Install a stack and this checkout, unless that is done and nothing has changed since."""
+    texts = [(root / name).read_text() for name in (requirements, 'pyproject.toml')]
+    stamp = '\n'.join([str(root), *texts])
+    if STAMP.exists() and STAMP.read_text() == stamp:
+        return
+    os.environ['PATH'] = f'{sys.prefix}/bin{os.pathsep}{os.environ.get("PATH", "")}'  # ninja
+    sections = read_sections(texts[0])
+    pins = {name: pin for section in sections.values() for name, pin in section.items()}
+    check_machine(pins, list(sections['source']))
+    wheels.cache_root().mkdir(parents=True, exist_ok=True)
+    with open(wheels.cache_root() / 'setup.lock', 'a') as lock:
+        print(f'set-up: taking {lock.name} (waits while another set-up runs)')
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        install({**sections['base'], **sections['dev']}, '-c', root / requirements)
+        install(sections['no-deps'], *OPTIONS)
+        for package in sections['source']:
+            install_compiled(package, pins)
+        print(f'set-up: installing mmtoken from {root}, editable')
+        run(*PIP, 'install', *OPTIONS, '-e', root)
+        print(f'set-up: importing {HOSTS}')
+        run(*PYTHON, '-c', f'import {HOSTS}')
+        STAMP.write_text(stamp)
 
-    def shell(self, *command: object, **environ: str) -> None:
-        run(command, self.venv / LOG, {**self.environ, **environ})
 
-    def pip(self, *arguments: object, **environ: str) -> None:
-        self.shell(self.python, '-m', 'pip', *arguments, **environ)
+def check_machine(pins: dict[str, str], source: list[str]) -> None:
+    """Refuse now what would fail after an hour."""
+    rivals = [name for name in RIVALS.split() if name not in pins and installed(name)]
+    refusals.check_conflicts([f'{name} {installed(name)}' for name in rivals])
+    needed = [name for name in source if not installed(name)]
+    refusals.check_compiler([name for name in needed if not wheels.find_wheel(name, pins)])
+    if not installed('torch'):  # with its CUDA libraries: installed, and as downloads
+        refusals.check_disk(sys.prefix, 9, 'VENV')
+        refusals.check_disk(tempfile.gettempdir(), 3, 'TMPDIR')
 
-    def check_machine(self) -> None:
-        """Refuse now what would fail after an hour."""
-        check_conflicts(self.installed, self.venv)
-        packages = [
-            name
-            for name in self.sections['source']
-            if name not in self.installed and not wheels.find_wheel(self.cache_folder(name))
-        ]
-        check_build_tools(self.facts['include'], packages)
-        needs = [(wheels.cache_root(), 1 * GB)] if packages else []
-        if 'torch' not in self.installed:  # with its CUDA libraries: installed, and as downloads
-            needs += [(self.venv, 6 * GB), (Path(tempfile.gettempdir()), 3 * GB)]
-        check_disk(needs)
 
-    def cache_folder(self, package: str) -> Path:
-        pins = {**self.sections['base'], **self.sections['source']}
-        return wheels.cache_folder(package, pins, self.facts)
+def install(pins: dict[str, str], *options: object) -> None:
+    """Install the pins that are missing."""
+    missing = [f'{name}=={pin}' for name, pin in pins.items() if installed(name) != pin]
+    if missing:
+        takes = '1 to 5 minutes' if 'torch' in pins else 'seconds'
+        print(f'set-up: installing {len(missing)} packages: {missing[0]}, ... ({takes})')
+        run(*PIP, 'install', *options, *missing)
 
-    def install(self, pins: dict[str, str], *options: object) -> None:
-        """Install the pins that are missing."""
-        missing = missing_pins(pins, self.installed)
-        if missing:
-            takes = '1 to 5 minutes' if 'torch' in pins else 'seconds'
-            self.say(f'installing {len(missing)} packages: {missing[0]}, ... ({takes})')
-            self.pip('install', *options, *missing)
 
-    def install_compiled(self, package: str) -> None:
-        """Install a package that must match the installed torch and numpy."""
-        version = self.sections['source'][package]
-        program = f'import {wheels.COMPILED[package]}'
-        if not missing_pins({package: version}, self.installed) and not subprocess.call(
-            [self.python, '-I', '-c', program], stderr=subprocess.DEVNULL
-        ):
-            return
-        folder = self.cache_folder(package)
-        wheel = wheels.find_wheel(folder)
-        if not wheel:
-            self.say(f'compiling {package} (mmcv: 6 to 48 minutes on 2 cores, once per machine)')
-            wheel = wheels.build_wheel(package, version, folder, self.pip)
-        self.say(f'installing {wheel}')
-        self.pip('install', '--no-deps', '--force-reinstall', wheel)
-        self.shell(self.python, '-I', '-c', program)
+def install_compiled(package: str, pins: dict[str, str]) -> None:
+    """Install a package that must match the installed torch and numpy."""
+    test = (*PYTHON, '-c', f'import {COMPILED[package]}')
+    if installed(package) == pins[package] and not subprocess.call(test, stderr=subprocess.DEVNULL):
+        return
+    wheel = wheels.find_wheel(package, pins)
+    if not wheel:
+        print(f'set-up: compiling {package} (mmcv: 6 to 48 minutes on 2 cores, once per machine)')
+        wheel = wheels.build_wheel(package, pins)
+    print(f'set-up: installing {wheel}')
+    run(*PIP, 'install', '--no-deps', '--force-reinstall', wheel)
+    run(*test)

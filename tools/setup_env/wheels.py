@@ -3,62 +3,66 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
-# [source] packages, with a module that imports only if compiled for this torch and numpy
-COMPILED = {'onedl-mmcv': 'mmcv.ops', 'xtcocotools': 'xtcocotools.mask'}
+from setup_env.shell import run
+
+PIP = (sys.executable, '-I', '-m', 'pip')
+OPTIONS = ('--no-deps', '--no-build-isolation')
 MEMORY_PER_JOB = 2 * 10**9  # bytes used by one compiler process of mmcv's ops
-CUDA = os.environ.get('FORCE_CUDA') == '1'
 
 
 def cache_root() -> Path:
-    """Return the wheel cache, which is shared by all checkouts."""
+    """Return the wheel cache, which is shared by all checkouts and stacks."""
     base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     path = os.environ.get('MMTOKEN_WHEEL_CACHE') or f'{base}/mmtoken/wheels'
     return Path(path).expanduser().resolve()
 
 
-def cache_folder(package: str, pins: dict[str, str], facts: dict, cuda: bool = CUDA) -> Path:
+def cache_folder(package: str, pins: dict[str, str]) -> Path:
     """Return the folder of a wheel; its name lists everything the wheel was compiled against."""
-    key = f'{package}-{pins[package]}-torch{pins["torch"]}-{facts["tag"]}-{facts["machine"]}'
+    python = 'cp{}{}-'.format(*sys.version_info) + platform.machine()
+    key = f'{package}-{pins[package]}-torch{pins["torch"]}-{python}'
     if package == 'xtcocotools':
         key += '-numpy' + '.'.join(pins['numpy'].split('.')[:2])
-    elif cuda:
+    elif os.environ.get('FORCE_CUDA') == '1':
         key += '-cuda'
     return cache_root() / key
 
 
-def find_wheel(folder: Path) -> Path | None:
-    """Return the wheel in a cache folder, if any."""
-    return next(folder.glob('*.whl'), None)
+def find_wheel(package: str, pins: dict[str, str]) -> Path | None:
+    """Return a wheel of the cache, if it is there."""
+    return next(cache_folder(package, pins).glob('*.whl'), None)
 
 
-def build_wheel(package: str, version: str, folder: Path, pip: Callable[..., None]) -> Path:
+def build_wheel(package: str, pins: dict[str, str]) -> Path:
     """Compile in a folder that survives an interruption, then move the wheel into the cache."""
+    folder = cache_folder(package, pins)
     work = folder.with_name(folder.name + '.build')
     source, sdist, unpacked, wheel = (work / n for n in ('source', 'sdist', 'unpacked', 'wheel'))
-    options = ('--no-deps', '--no-build-isolation')
     if not source.exists():
-        pip('download', *options, '--no-binary', package, '-d', sdist, f'{package}=={version}')
+        pin = f'{package}=={pins[package]}'
+        run(*PIP, 'download', *OPTIONS, '--no-binary', package, '-d', sdist, pin)
         shutil.rmtree(unpacked, ignore_errors=True)
         shutil.unpack_archive(str(next(sdist.iterdir())), str(unpacked))
         os.replace(next(unpacked.iterdir()), source)
-    environ = mmcv_environ() if package == 'onedl-mmcv' else {}
-    pip('wheel', '-v', *options, '-w', wheel, source, **environ)
+    set_build_variables()
+    run(*PIP, 'wheel', '-v', *OPTIONS, '-w', wheel, source)
     os.replace(wheel, folder)  # atomic: the cache never holds an incomplete wheel
     shutil.rmtree(work)
-    return find_wheel(folder)
+    return find_wheel(package, pins)
 
 
-def mmcv_environ() -> dict[str, str]:
-    """Return the variables for mmcv's build; those already set by the user take precedence."""
+def set_build_variables() -> None:
+    """Set the variables of mmcv's build; those already set by the user take precedence."""
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    jobs = max(1, min(cores or 1, memory // MEMORY_PER_JOB))
+    jobs = max(1, min(len(os.sched_getaffinity(0)), memory // MEMORY_PER_JOB))
     flags = '-O2 -g0 -DNDEBUG -fwrapv'  # setuptools uses CFLAGS in place of Python's own flags
-    environ = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': str(jobs), 'CFLAGS': flags, 'CXXFLAGS': flags}
-    if not CUDA:
-        environ['CUDA_VISIBLE_DEVICES'] = ''  # mmcv needs nvcc as soon as a GPU is visible
-    return {key: os.environ.get(key) or value for key, value in environ.items()}
+    variables = dict(MMCV_WITH_OPS='1', MAX_JOBS=str(jobs), CFLAGS=flags, CXXFLAGS=flags)
+    if os.environ.get('FORCE_CUDA') != '1':
+        variables['CUDA_VISIBLE_DEVICES'] = ''  # mmcv needs nvcc as soon as a GPU is visible
+    os.environ.update({name: os.environ.get(name) or value for name, value in variables.items()})
+    os.environ.pop('MAKEFLAGS', None)  # ninja reads it

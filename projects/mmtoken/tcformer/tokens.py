@@ -12,7 +12,7 @@ Letters: B batch, N tokens, N0 = H0*W0 grid cells, C channels, H x W map.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -128,11 +128,14 @@ class TokenSet:
 
     def with_x(self, x: Tensor) -> TokenSet:
         """The same tokens with new features ``(B, N, C')``; pooling structures are shared."""
-        return replace(self, x=x)
+        # not dataclasses.replace, which torch.compile cannot trace in torch 2.4
+        rest = (self.token_weight, self.init_hw, self.hw, self.on_grid, self._cache)
+        return TokenSet(x, self.assign_idx, *rest)
 
     def with_hw(self, hw: HW) -> TokenSet:
         """The same tokens, to be seen as a map of another nominal size."""
-        return replace(self, hw=hw)
+        tokens = (self.x, self.assign_idx, self.token_weight, self.init_hw)
+        return TokenSet(*tokens, hw, self.on_grid, self._cache)
 
     @property
     def num_tokens(self) -> int:

@@ -1,88 +1,98 @@
-"""Every refusal names the rule, the finding and the remedy."""
+"""Every refusal names the rule, the finding and the remedy; `make` passes any path."""
 
+import subprocess
 import sys
-from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from setup_env import refusals
-from setup_env.environment import LOG
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-def venv(tmp_path):
-    (tmp_path / 'venv' / 'bin').mkdir(parents=True)
-    (tmp_path / 'venv' / 'pyvenv.cfg').write_text('home = /usr\nversion = 3.11.7\n')
-    (tmp_path / 'venv' / 'bin' / 'python').symlink_to(sys.executable)
-    return tmp_path / 'venv'
-
-
-@pytest.mark.parametrize('version', [(2, 7), (3, 9), (3, 13), (4, 0)])
-def test_unsupported_python_is_refused(version):
-    message = r'3\.10 to 3\.12, got {}\.{} \(here\); .*PYTHON=python3\.11'.format(*version)
+@pytest.mark.parametrize(
+    'check, arguments, message',
+    [
+        (refusals.check_python, ['here', '3.12'], r'here uses Python 3\.11, but .* 3\.12; .*VENV='),
+        (refusals.check_folder, [ROOT], 'not a virtual environment .*VENV=DIR'),
+        (refusals.check_folder, [ROOT / 'Makefile'], 'not a virtual environment .*VENV=DIR'),
+        (refusals.check_compiler, [['mmcv']], 'mmcv needs no-such-compiler, .* build-essential'),
+        (refusals.check_disk, ['/venv', 6, 'VENV'], r'/venv needs 6 GB .* got 5\.9; .*VENV=DIR'),
+    ],
+)
+def test_unsuitable_machines(check, arguments, message, monkeypatch):
+    monkeypatch.setattr(sys, 'version_info', (3, 11))
+    monkeypatch.setattr(refusals.shutil, 'disk_usage', lambda _: SimpleNamespace(free=5.9e9))
+    monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(SystemExit, match=message):
-        refusals.check_python(version, 'here')
+        check(*arguments)
 
 
-@pytest.mark.parametrize('version', [(3, 10), (3, 11), (3, 12)])
-def test_supported_python_is_accepted(version):
-    refusals.check_python(version, 'here')
+@pytest.mark.parametrize('version', ['3.9', '3.13', '4.0'])
+def test_unsupported_python(version, monkeypatch):
+    monkeypatch.setattr(sys, 'version_info', version.split('.'))
+    message = rf'needs Python 3\.10 to 3\.12, got {version} \(here\); .*PYTHON=python3\.11'
+    with pytest.raises(SystemExit, match=message):
+        refusals.check_python('here')
 
 
-def test_environment_of_another_python_is_refused(venv):
-    refusals.check_venv(venv)
-    refusals.check_venv(venv, (3, 11))
-    with pytest.raises(SystemExit, match=r'uses Python 3\.11, but PYTHON= is Python 3\.12; .*VENV'):
-        refusals.check_venv(venv, (3, 12))
-    (venv / 'pyvenv.cfg').write_text('version_info = 3.9.2.final.0\n')
-    with pytest.raises(SystemExit, match=r'got 3\.9'):
-        refusals.check_venv(venv)
+def test_missing_header_matters_to_compilations_only(monkeypatch):
+    monkeypatch.setattr(refusals.sysconfig, 'get_path', lambda name: '/absent')
+    monkeypatch.setenv('CXX', 'true')
+    with pytest.raises(SystemExit, match=r'mmcv needs /absent/Python\.h, .* absent-dev'):
+        refusals.check_compiler(['mmcv'])
+    refusals.check_compiler([])
 
 
-def test_folder_that_is_not_an_environment_is_refused(tmp_path):
-    (tmp_path / 'thesis.txt').touch()
-    for path in (tmp_path, tmp_path / 'thesis.txt'):
-        with pytest.raises(SystemExit, match='not a virtual environment.*VENV=DIR'):
-            refusals.check_venv(path)
-    (tmp_path / 'empty').mkdir()
-    for name in ('empty', 'absent'):
-        refusals.check_venv(tmp_path / name)
-    (tmp_path / LOG).touch()  # left by an interrupted set-up
-    refusals.check_venv(tmp_path, (3, 11))
+def test_suitable_machines(tmp_path):
+    refusals.check_python('here')
+    refusals.check_python('here', '{}.{}'.format(*sys.version_info))
+    refusals.check_folder(tmp_path)
+    refusals.check_folder(tmp_path / 'absent')
+    refusals.check_folder(Path(sys.prefix))
+    refusals.check_disk(tmp_path, 0, 'TMPDIR')
 
 
-def test_environment_of_a_removed_python_is_refused(venv):
-    (venv / 'bin' / 'python').unlink()
-    (venv / 'bin' / 'python').symlink_to('/gone/python3.11')
+def test_environment_of_a_removed_python(tmp_path):
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin' / 'python').symlink_to('/gone/python3.11')
     with pytest.raises(SystemExit, match=r'/gone/python3\.11, which no longer exists'):
-        refusals.check_venv(venv)
+        refusals.check_folder(tmp_path)
 
 
-def test_conflicting_packages_are_refused(venv):
-    refusals.check_conflicts({'onedl-mmengine': '0.10.12'}, venv)
-    with pytest.raises(SystemExit, match=r'mmengine 0\.10\.7, mmdet 3\.3\.0, which.*VENV=DIR'):
-        refusals.check_conflicts({'mmdet': '3.3.0', 'mmengine': '0.10.7'}, venv)
+@pytest.mark.parametrize('python', ['/bin/false', ''])
+def test_make_without_a_python(python):
+    command = ['make', '-s', 'setup', f'PYTHON={python}']
+    make = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert make.returncode
+    assert 'make PYTHON=/path/to/python3.11' in make.stderr
 
 
-def test_missing_compiler_or_headers_are_refused(tmp_path, monkeypatch):
-    monkeypatch.delenv('CXX', raising=False)
-    include = tmp_path / 'python3.11'
-    monkeypatch.setattr(refusals.shutil, 'which', lambda name: name)
-    with pytest.raises(SystemExit, match=r'a and b needs .*Python\.h.* install python3\.11-dev'):
-        refusals.check_build_tools(str(include), ['a', 'b'])
-    include.mkdir()
-    (include / 'Python.h').touch()
-    refusals.check_build_tools(str(include), ['a'])
-    monkeypatch.setattr(refusals.shutil, 'which', lambda name: None)
-    with pytest.raises(SystemExit, match=r'a needs c\+\+, .* install build-essential'):
-        refusals.check_build_tools(str(include), ['a'])
-    refusals.check_build_tools(str(include), [])
+def test_make_quotes_its_paths(tmp_path):
+    python = tmp_path / "anyone's env" / 'bin' / 'python'
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    venv = python.parents[1]
+    command = ['make', '-s', 'demo', f'VENV={venv}', f'PYTHON={python}', 'STACK=official']
+    output = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
+    setup = f'tools/setup_env --venv {venv} --stack official --python-chosen'
+    assert output[1:] == [setup, 'tools/demo.py']
 
 
-def test_disk_space_is_summed_per_file_system(tmp_path, monkeypatch):
-    usage = namedtuple('usage', 'free')
-    needs = [(tmp_path / 'a' / 'b', 6 * 10**9), (tmp_path, 10**9)]
-    monkeypatch.setattr(refusals.shutil, 'disk_usage', lambda path: usage(7 * 10**9))
-    refusals.check_disk(needs)
-    monkeypatch.setattr(refusals.shutil, 'disk_usage', lambda path: usage(6.9e9))
-    with pytest.raises(SystemExit, match=r'needs 7\.0 GB of free space, got 6\.9; .*TMPDIR='):
-        refusals.check_disk(needs)
+@pytest.mark.parametrize(
+    'stack, package', [('onedl', 'mmdet 3.3.0'), ('official', 'onedl-mmcv 2.3.6')]
+)
+def test_conflicting_packages_inside_the_environment(stack, package, tmp_path):
+    venv = tmp_path / 'my env'
+    subprocess.check_call([sys.executable, '-m', 'venv', '--without-pip', venv])
+    (venv / 'bin' / 'pip').touch()
+    name, version = package.split()
+    folder = f'{name.replace("-", "_")}-{version}.dist-info'
+    metadata = next(venv.glob('lib/*/site-packages')) / folder / 'METADATA'
+    metadata.parent.mkdir()
+    metadata.write_text(f'Name: {name}\nVersion: {version}\n')
+    command = [sys.executable, ROOT / 'tools' / 'setup_env', '--venv', venv, '--stack', stack]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert f'{venv} contains {package}, which the pinned packages would' in result.stderr

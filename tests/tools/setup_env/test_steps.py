@@ -1,145 +1,172 @@
-"""The set-up runs in order, uses cached wheels and runs only once."""
+"""The set-up runs in order, uses cached wheels, continues and runs only once."""
 
+import fcntl
+import os
+import re
+import select
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from setup_env import steps, wheels
-from setup_env.environment import STAMP, is_finished, missing_pins, read_sections
+import tomllib
+from setup_env import refusals, shell, steps, wheels
 
 ROOT = Path(__file__).resolve().parents[3]
-TEXT = (ROOT / 'requirements.txt').read_text()
-FACTS = {'tag': 'cp311', 'machine': 'x86_64', 'include': '/nowhere', 'installed': {}}
+PINS = {k: steps.read_sections((ROOT / file).read_text()) for k, file in steps.STACKS.items()}
 
 
-def test_shipped_requirements_are_pinned_in_order():
-    sections = read_sections(TEXT)
-    assert list(sections) == ['base', 'source', 'no-deps', 'dev']
-    assert set(sections['source']) == set(wheels.COMPILED)
-    lines = [line for line in TEXT.splitlines() if line and line[0] != '#']
-    assert [line.split()[0] for line in lines] == [
-        f'{name}=={version}' for pins in sections.values() for name, version in pins.items()
-    ]
+@pytest.fixture(params=steps.STACKS)
+def stack(request):
+    return request.param
 
 
-def test_missing_pins_ignore_local_versions():
-    pins = {'torch': '2.12.1', 'numpy': '2.2.6', 'six': '1.0'}
-    installed = {'torch': '2.12.1+cu130', 'numpy': '2.2.5'}
-    assert missing_pins(pins, installed) == ['numpy==2.2.6', 'six==1.0']
+def test_every_requirement_is_pinned_with_a_reason(stack):
+    lines = (ROOT / steps.STACKS[stack]).read_text().splitlines()
+    lines = [line for line in lines if line and line[0] != '#']
+    pins = [f'{name}=={pin}' for pins in PINS[stack].values() for name, pin in pins.items()]
+    assert [line.split()[0] for line in lines] == pins
+    assert all(re.search(r' # \w', line) for line in lines)
+    assert set(PINS[stack]['source']) <= set(steps.COMPILED)
+    assert PINS[stack]['dev'] == PINS['onedl']['dev']
 
 
-def test_cache_paths_are_stable(monkeypatch, tmp_path):
-    pins = {'torch': '2.12.1', 'numpy': '2.2.6', 'onedl-mmcv': '2.3.6', 'xtcocotools': '1.14.3'}
+def test_declared_floors_are_the_oldest_pins():
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    everything = [item for pins in PINS.values() for s in pins.values() for item in s.items()]
+    extras = project['optional-dependencies']
+    for requirement in [*project['dependencies'], *extras['onedl'], *extras['official']]:
+        name, floor = requirement.split('>=')
+        pins = [pin for package, pin in everything if package == name]
+        assert floor == min(pins, key=lambda pin: [int(part) for part in pin.split('.')]), name
+
+
+def test_cache_folder_names_what_the_wheel_was_compiled_against(monkeypatch, tmp_path):
+    pins = {'torch': '2.12.1', 'numpy': '2.2.6', 'mmcv': '2.1.0', 'xtcocotools': '1.14.3'}
+    monkeypatch.setattr(sys, 'version_info', (3, 11))
+    monkeypatch.setattr(wheels.platform, 'machine', lambda: 'x86_64')
     monkeypatch.setenv('MMTOKEN_WHEEL_CACHE', str(tmp_path))
-    mmcv = tmp_path / 'onedl-mmcv-2.3.6-torch2.12.1-cp311-x86_64'
-    assert wheels.cache_folder('onedl-mmcv', pins, FACTS, cuda=False) == mmcv
-    assert wheels.cache_folder('onedl-mmcv', pins, FACTS, cuda=True).name == f'{mmcv.name}-cuda'
-    xtcocotools = wheels.cache_folder('xtcocotools', pins, FACTS, cuda=True)
-    assert xtcocotools.name == 'xtcocotools-1.14.3-torch2.12.1-cp311-x86_64-numpy2.2'
-    monkeypatch.delenv('MMTOKEN_WHEEL_CACHE')
-    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
-    assert wheels.cache_root() == (Path.home() / '.cache' / 'mmtoken' / 'wheels').resolve()
+    monkeypatch.setenv('FORCE_CUDA', '1')
+    mmcv = tmp_path / 'mmcv-2.1.0-torch2.12.1-cp311-x86_64-cuda'
+    assert wheels.cache_folder('mmcv', pins) == mmcv
+    xtcocotools = 'xtcocotools-1.14.3-torch2.12.1-cp311-x86_64-numpy2.2'
+    assert wheels.cache_folder('xtcocotools', pins).name == xtcocotools
 
 
 @pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A checkout with an empty wheel cache, on a machine where everything can be compiled."""
-    (tmp_path / 'requirements.txt').write_text(TEXT)
-    (tmp_path / 'pyproject.toml').touch()
-    monkeypatch.setenv('MMTOKEN_WHEEL_CACHE', str(tmp_path / 'cache'))
-    monkeypatch.setattr(steps, 'query', lambda python: FACTS)
-    monkeypatch.setattr(steps, 'check_build_tools', lambda include, packages: None)
-    monkeypatch.setattr(steps, 'check_disk', lambda needs: None)
-    return tmp_path
-
-
-@pytest.fixture
-def set_up(checkout, monkeypatch):
+def set_up(stack, tmp_path, monkeypatch):
     """Function that runs all steps with fake commands and returns those; can fail at one."""
+    installed, commands, interrupt = {}, [], []
+    for name in (steps.STACKS[stack], 'pyproject.toml'):
+        shutil.copy(ROOT / name, tmp_path)
 
-    def fake_run(command, log, environ):
-        line = ' '.join(map(str, command))
-        commands.append(line)
-        if interrupt and interrupt in line:
+    def fake_run(*command):
+        commands.append(' '.join(map(str, command)))
+        with open(tmp_path / 'cache' / 'setup.lock') as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # others wait
+        if interrupt and interrupt[0] in commands[-1]:
             raise KeyboardInterrupt
-        if '-m venv' in line:
-            (log.parent / 'bin').mkdir(exist_ok=True)
-            (log.parent / 'pyvenv.cfg').touch()
-            shutil.copy('/bin/true', log.parent / 'bin' / 'python')
-        elif 'pip download' in line:
+        if 'download' in command:
             sdist = command[command.index('-d') + 1]
-            (checkout / 'package-1').mkdir(exist_ok=True)
-            options = dict(root_dir=checkout, base_dir='package-1')
+            (tmp_path / 'package-1').mkdir(exist_ok=True)
+            options = dict(root_dir=tmp_path, base_dir='package-1')
             shutil.make_archive(str(sdist / 'package-1'), 'gztar', **options)
-        elif 'pip wheel' in line:
+        elif 'wheel' in command:
             folder = command[command.index('-w') + 1]
             folder.mkdir()
-            (folder / 'built.whl').touch()
+            (folder / f'{folder.parent.name.split("-")[0]}.whl').touch()
+        elif 'install' in command:
+            installed.update(word.split('==') for word in command if '==' in str(word))
 
     def run(interrupt_at=None):
-        nonlocal interrupt
-        interrupt = interrupt_at
         commands.clear()
-        steps.Setup(checkout, checkout / 'venv').run()
+        interrupt[:] = [interrupt_at] if interrupt_at else []
+        steps.set_up(tmp_path, steps.STACKS[stack])
         return list(commands)
 
-    commands, interrupt = [], None
-    monkeypatch.setattr(steps, 'run', fake_run)
+    monkeypatch.setenv('MMTOKEN_WHEEL_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(os, 'environ', os.environ.copy())  # the steps set variables
+    for module in (steps, wheels):
+        monkeypatch.setattr(module, 'run', fake_run)
+    monkeypatch.setattr(steps, 'installed', installed.get)
+    monkeypatch.setattr(steps, 'STAMP', tmp_path / 'stamp')
+    for name in ('check_compiler', 'check_disk'):
+        monkeypatch.setattr(refusals, name, lambda *args: None)
     return run
 
 
-def positions(commands, *words):
-    return [next(i for i, line in enumerate(commands) if word in line) for word in words]
+def position(commands, text):
+    return next(i for i, line in enumerate(commands) if text in line)
 
 
-def test_packages_are_installed_in_order(set_up):
+def test_packages_are_installed_in_order_and_once(set_up, tmp_path):
     commands = set_up()
-    order = positions(
-        commands,
-        '-m venv',
-        'torch==2.',
-        'pip download --no-deps --no-build-isolation --no-binary onedl-mmcv',
-        'import mmcv.ops',
-        '--no-binary xtcocotools',
-        'import xtcocotools.mask',
+    order = [
+        'torch==',
         'mmpose==',
-        'pip install --no-deps --no-build-isolation -e',
-        'import mmpose, mmdet, mmseg, mmcv.ops, mmtoken',
+        'import mmcv.ops',
+        'import xtcocotools',
+        ' -e ',
+        'import mmpose',
+    ]
+    positions = [position(commands, text) for text in order]
+    assert positions == sorted(positions)
+    assert sum(' wheel ' in line for line in commands) == 2
+    assert not set_up()
+    (tmp_path / 'pyproject.toml').write_text('changed')
+    commands = set_up()
+    assert ' -e ' in commands[-2]
+    assert not [line for line in commands if '==' in line or ' wheel ' in line]
+
+
+@pytest.mark.parametrize('step', [' wheel ', 'import mmpose'])
+def test_interrupted_setup_continues(step, set_up, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        set_up(step)
+    assert not (tmp_path / 'stamp').exists()
+    assert bool(list(tmp_path.glob('cache/*/*.whl'))) == (step != ' wheel ')
+    commands = set_up()
+    assert not [
+        line for line in commands if 'torch==' in line or re.search('download.*mmcv==', line)
+    ]
+    assert (tmp_path / 'stamp').exists()
+
+
+def test_progress_of_a_compilation_and_a_download():
+    message = 'compiled 20 of 80, 2.0 min, about 6 min left'
+    assert shell.progress('  [20/80] c++ -MMD -MF a.o.d [1/2]\n', 120) == message
+    message = 'Downloading torch-2.12.1-cp311.whl, 1.5 min'
+    assert shell.progress('  Downloading torch-2.12.1-cp311.whl (532 MB)\n', 90) == message
+    assert shell.progress('anything else\n', 1) is None
+
+
+def test_failing_command_shows_the_end_of_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(shell, 'LOG', tmp_path / 'log')
+    program = 'import sys\nfor i in range(40): print("line", i)\nsys.exit(7)'
+    with pytest.raises(SystemExit, match=r'(?s)line 39.*exit code 7, the full log is') as error:
+        shell.run(sys.executable, '-c', program)
+    assert 'line 10\n' not in str(error.value)
+    assert 'line 10\n' in shell.LOG.read_text()
+
+
+def test_stopping_the_setup_stops_all_child_processes(tmp_path):
+    program = (
+        'import os, signal, threading, time\n'
+        'from setup_env import shell\n'
+        'def stop():\n'
+        '    while not os.path.exists("started"): time.sleep(0.01)\n'
+        '    os.kill(os.getpid(), signal.SIGTERM)\n'
+        'signal.signal(signal.SIGTERM, signal.default_int_handler)\n'
+        'threading.Thread(target=stop).start()\n'
+        'shell.LOG = "log"\n'
+        'shell.run("sh", "-c", "exec 3>alive; sleep 60 & touch started; wait")\n'
     )
-    assert order == sorted(order)
-
-
-def test_cached_wheels_are_not_compiled_again(set_up):
-    set_up()
-    commands = set_up()
-    assert not [line for line in commands if 'pip wheel' in line or 'pip download' in line]
-    assert sum('built.whl' in line for line in commands) == 2
-
-
-def test_interrupted_build_continues_with_its_source(set_up, checkout):
-    with pytest.raises(KeyboardInterrupt):
-        set_up('pip wheel')
-    assert not list(checkout.glob('cache/*/built.whl'))
-    commands = set_up()
-    assert not [line for line in commands if 'pip download' in line and 'onedl-mmcv' in line]
-    assert len(list(checkout.glob('cache/*/built.whl'))) == 2
-
-
-def test_stamp_covers_every_input(set_up, checkout):
-    venv = checkout / 'venv'
-    assert not is_finished(checkout, venv)
-    for name in ('requirements.txt', 'pyproject.toml', 'venv/pyvenv.cfg'):
-        set_up()
-        assert is_finished(checkout, venv)
-        with open(checkout / name, 'a') as file:
-            file.write('# changed')
-        assert not is_finished(checkout, venv)
-    set_up()
-    (venv / 'bin' / 'python').unlink()
-    assert not is_finished(checkout, venv)
-
-
-def test_interrupted_setup_leaves_no_stamp(set_up, checkout):
-    with pytest.raises(KeyboardInterrupt):
-        set_up('import mmpose')
-    assert not (checkout / 'venv' / STAMP).exists()
+    os.mkfifo(tmp_path / 'alive')  # every child holds it open for writing
+    alive = os.open(tmp_path / 'alive', os.O_RDONLY | os.O_NONBLOCK)
+    environ = {**os.environ, 'PYTHONPATH': str(ROOT / 'tools')}
+    command = [sys.executable, '-c', program]
+    result = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, timeout=30)
+    assert b'KeyboardInterrupt' in result.stderr
+    assert select.select([alive], [], [], 5)[0], 'a child process is still running'
+    os.close(alive)
