@@ -5,14 +5,19 @@ import os
 # Two cores shared with others: spinning threads would wait for each other
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
+import functools
+
 import pytest
 import torch
+from mmengine.config import utils as config_utils
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from mmtoken.compat import prepare_hosts
 from torch import nn
 
 prepare_hosts()
+# for each `_base_ = 'mmdet::...'` mmengine reads a hundred metafiles of the host once more
+config_utils.load = functools.cache(config_utils.load)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import sys
 import pytest
 from rooms import HOSTS, REGISTERED
 
-# Every case is a fork of one interpreter that has loaded torch and, from the second case on, mmengine
+# Every case is a fork of one interpreter that has loaded torch and, after the first case, mmengine
 PROGRAM = """
 import importlib.abc, json, os, socket, sys
 import torch.distributed.optim  # mmengine loads it

@@ -10,4 +10,4 @@ BACKBONES = [
 ]
 
 # sides of a map: part of a window, a whole one, padding on both sides, on one, on none, long
-SIZES = [(1, 3), (7, 7), (4, 9), (8, 14), (9, 10), (14, 14), (3, 45)]
+SIZES = [(1, 3), (7, 7), (4, 9), (8, 14), (9, 10), (7, 14), (3, 45)]

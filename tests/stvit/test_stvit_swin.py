@@ -38,7 +38,7 @@ def twin(model, image):
     return model.norm3(s).transpose(1, 2).unflatten(2, geometry.semantic_hw)
 
 
-@pytest.mark.parametrize('hw', [(100, 112), (128, 128)])
+@pytest.mark.parametrize('hw', [(52, 100), (116, 116)])
 def test_equals_its_twin(randomize, hw):
     arch = dict(SWIN, depths=(1, 1, 6, 2))
     arch['num_local'] = 2
@@ -97,8 +97,9 @@ def test_published_multiply_adds(size, num_local, published):
     The authors project the keys of four overlapping crops, 400 of them, we each of 196 patches
     once; and the classifier has 1000 classes.
     """
-    model = STViTSwin(dict(ARCHS[size], num_local=num_local))
-    counted = count(model)
+    with torch.device('meta'):  # initial weights take longer than counting
+        model = STViTSwin(dict(ARCHS[size], num_local=num_local))
+    counted = count(model.to_empty(device='cpu'))
     stem, dim = ARCHS[size]['embed_dims'], 4 * ARCHS[size]['embed_dims']
     normed = sum(
         math.prod(op.out_size) for op in counted.operations if op.op == 'native_layer_norm'

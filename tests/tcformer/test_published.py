@@ -1,12 +1,14 @@
-"""Parameters and multiply-adds of TCFormer as published."""
+"""Parameters and multiply-adds of TCFormer: as counted, and as published."""
 
 import functools
 
 import pytest
 import torch
-from mmtoken import MTA, TCFormer
+from mmtoken import MTA, TCFormer, record_tokens
 from mmtoken.analysis.counting import count_complexity, count_parameters
 from mmtoken.analysis.published import count_as_published
+from mmtoken.tcformer.tokens import Bags
+from tcformer.smallest import TINY
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -31,7 +33,9 @@ class Published(nn.Module):
 
 @functools.cache
 def backbone(arch, local_parts=None):
-    return TCFormer(arch, local_parts=local_parts).eval()
+    with torch.device('meta'):  # initial weights take longer than counting
+        model = TCFormer(arch, local_parts=local_parts)
+    return model.to_empty(device='cpu').eval()
 
 
 PARAMETERS = {'light': 13_718_659, 'base': 25_081_731, 'large': 62_305_923}
@@ -114,3 +118,27 @@ def test_stage_columns_of_the_specification():
     assert [round(n / 1e9, 2) for n in blocks.values()] == [0.82, 1.03, 1.41, 0.55]
     clustering = [counted.macs[row].get('clustering', 0) / 1e9 for row in blocks]
     assert [round(n, 2) for n in clustering] == [0, 1.21, 0.19, 0.02]
+
+
+@pytest.mark.parametrize('weights', [None, torch.ones(5)])
+def test_sums_of_bags_are_transforms(weights):
+    class Sums(nn.Module):
+        def forward(self, x):
+            return Bags(torch.tensor([0, 2, 2, 1, 0]), torch.tensor([0, 3])).sum(x, weights)
+
+    model = nn.Sequential(Sums())
+    counted = count_complexity(model, lambda: model(torch.zeros(3, 4)))
+    assert counted.macs == {'0': {'transforms': 5 * 4}}
+
+
+def test_counts_are_the_same_recorded_fake_and_on_the_cpu():
+    model = nn.Sequential(TCFormer(TINY), MTA(TINY['embed_dims'], 8, num_heads=2)).eval()
+    counts = []
+    for mode in ('cpu', 'fake', 'recorded'):
+        with (
+            FakeTensorMode(allow_non_fake_inputs=True)
+            if mode == 'fake'
+            else record_tokens(model, attention=mode == 'recorded')
+        ):
+            counts.append(count_complexity(model, lambda: model(torch.zeros(1, 3, 70, 53))).macs)
+    assert counts[0] == counts[1] == counts[2]

@@ -1,0 +1,84 @@
+"""The configs that the repository ships, found by glob; MMTOKEN_CONFIGS=substring narrows them."""
+
+import copy
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+FOLDER = Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = sorted(
+    path
+    for path in FOLDER.rglob('*.py')
+    if '_base_' not in path.relative_to(FOLDER).parts
+    and os.environ.get('MMTOKEN_CONFIGS', '') in str(path.relative_to(FOLDER))
+)
+# of each host, the demo config
+DEMOS = dict(mmpose='td-hm_*', mmdet='mask-rcnn_*', mmseg='*head_*')
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(FOLDER).with_suffix(''))
+
+
+def demo(host: str) -> Path:
+    return next((FOLDER / 'demo').glob(f'{DEMOS[host]}.py'))
+
+
+@cache
+def parsed(path: Path) -> Config:
+    """The config as it is, shared by all tests of a process: not to be changed."""
+    return Config.fromfile(path)
+
+
+def load(path: Path) -> Config:
+    """The config, to be changed at will, with its host as the default scope."""
+    cfg = copy.deepcopy(parsed(path))
+    pytest.importorskip(cfg.default_scope, reason=f'{cfg.default_scope} is not installed')
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def is_ours(cfg: Config) -> bool:
+    """Whether the backbone is one of ours; a host's own is there for comparison."""
+    backbone = MODELS.get(cfg.model.backbone.type)
+    return backbone is not None and backbone.__module__.startswith('mmtoken.')
+
+
+def build_on_meta(cfg: Config) -> nn.Module:
+    """Build the model of a loaded config without memory for its parameters."""
+    # a host's backbone may compute its drop path rates with a tensor, which fails on meta
+    with torch.device('meta' if is_ours(cfg) else 'cpu'):
+        return MODELS.build(cfg.model)
+
+
+def heads_on_maps(cfg: Config) -> list[str]:
+    """The parts of the model that read the maps of the backbone."""
+    pose = () if 'neck' in cfg.model else ('head',)
+    parts = ('neck', 'decode_head', 'auxiliary_head', *pose)
+    return [part for part in parts if 'in_channels' in cfg.model.get(part, {})]
+
+
+def channels_read(part: dict, declared: tuple[int, ...]) -> int | list[int]:
+    """Those of the declared channels of a backbone that a neck or head reads."""
+    index = part.get('in_index')
+    if isinstance(part['in_channels'], int):
+        return declared[-1 if index is None else index]
+    return [declared[i] for i in (range(len(declared)) if index is None else index)]
+
+
+def check_channels(cfg: Config, model: nn.Module) -> None:
+    """Whatever reads the maps of the backbone expects the channels that it declares."""
+    if not is_ours(cfg):
+        assert not hasattr(model.backbone, 'out_channels')
+        return
+    for name in heads_on_maps(cfg):
+        part = cfg.model[name]
+        given = part.in_channels
+        given = given if isinstance(given, int) else list(given)
+        assert given == channels_read(part, tuple(model.backbone.out_channels)), name
