@@ -30,7 +30,7 @@ def check(maps, expected, **tolerance):
         torch.testing.assert_close(got, want, **tolerance)
 
 
-@pytest.mark.parametrize('hw', [(70, 90), (224, 224), (130, 250)])
+@pytest.mark.parametrize('hw', [(70, 90), (36, 130)])
 @torch.no_grad()
 def test_a_trace_equals_the_model(model, hw):
     model.double()
@@ -39,14 +39,13 @@ def test_a_trace_equals_the_model(model, hw):
     check(traced(other), model(other))
 
 
+@pytest.mark.parametrize('model', ['dense', 'swin', 'deit'], indirect=True)
 @torch.no_grad()
 def test_exports_with_any_batch(model):
     batch = torch.export.Dim('batch', min=1, max=8)
-    exported = torch.export.export(
-        model, (torch.randn(2, 3, 70, 90),), dynamic_shapes=({0: batch},)
-    )
-    image = torch.randn(3, 3, 70, 90)
-    check(exported.module()(image), model(image))
+    image, other = torch.randn(2, 3, 36, 50), torch.randn(3, 3, 36, 50)
+    exported = torch.export.export(model, (image,), dynamic_shapes=({0: batch},))
+    check(exported.module()(other), model(other))
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Slow, obvious twins of the fast functions and steps of this folder; for tests only.
+"""Slow reference implementations of the functions and steps of this folder; for tests only.
 
-Every window is cut out by itself, every key is looked up where it lies, padding is really there,
-and masks are the numbers that the released code adds. Same names, same results, same gradients.
+They loop over windows, look up every key by its place, really pad, and add the released numbers as
+masks. Names, results and gradients are those of the fast functions. Letters as in plan.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MASKED = -1000.0  # what the released code adds to the logits of hidden keys
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:
-    """``(N, C)`` queries, ``(M, C)`` keys and values, head by head; bias ``(h or 1, N, M)``."""
+    """Attend head by head from ``(N, C)`` to ``(M, C)``; bias ``(h or 1, N, M)``."""
     heads = []
     for h, (qh, kh, vh) in enumerate(zip(*(x.chunk(num_heads, -1) for x in (q, k, v)))):
         logits = qh @ kh.T / qh.shape[-1] ** 0.5
@@ -31,12 +31,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None 
 
 
 def windows(grid: HW) -> list[HW]:
-    """Rows and columns of windows in raster order."""
+    """Return the places of a grid in raster order."""
     return [(row, col) for row in range(grid[0]) for col in range(grid[1])]
 
 
 def pool_windows(x: Tensor, geometry: Geometry, ignore_padding: bool = False) -> Tensor:
-    """The maximum over the patches of each part of each window."""
+    """Pool each part of each window."""
     w, s = geometry.window_size, geometry.semantic_window
     height, width = geometry.hw
     pooled = x.new_zeros(len(x), *geometry.semantic_hw, x.shape[-1])
@@ -54,22 +54,17 @@ def pool_windows(x: Tensor, geometry: Geometry, ignore_padding: bool = False) ->
     return pooled
 
 
-def is_real(geometry: Geometry, of: str, row: int, col: int) -> bool:
-    """Whether a place on the padded map holds more than padding."""
-    if of == 'semantic':
-        w, s = geometry.window_size, geometry.semantic_window
-        row, col = ((at // s) * w + (at % s) * w // s for at in (row, col))
-    return row < geometry.hw[0] and col < geometry.hw[1]
-
-
 def mask_value(geometry: Geometry, of: str, mask: str, row: int, col: int) -> float:
-    """What is added to the logit of a key; places may lie outside the map of keys."""
+    """Return what is added to the logit of the key at a place, which may be outside the map."""
     height, width = geometry.padded_hw if of == 'patches' else geometry.semantic_hw
     outside = not (0 <= row < height and 0 <= col < width)
     if mask == 'none':
         return 0.0
     if mask == 'exact':
-        hidden = outside or not is_real(geometry, of, row, col)
+        if of == 'semantic':  # the first patch that the token pools
+            w, s = geometry.window_size, geometry.semantic_window
+            row, col = ((at // s) * w + (at % s) * w // s for at in (row, col))
+        hidden = outside or row >= geometry.hw[0] or col >= geometry.hw[1]
         return -torch.inf if hidden else 0.0
     if outside:
         return MASKED
@@ -82,9 +77,9 @@ def mask_value(geometry: Geometry, of: str, mask: str, row: int, col: int) -> fl
 def square(
     geometry: Geometry, of: str, window: HW, kernel: int, kv: Tensor, outside: Tensor, mask: str
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values ``(kernel * kernel, 2C)`` around a window, and what is added to their logits.
+    """Return keys and values around a window, ``(kernel * kernel, 2C)``, and their mask values.
 
-    ``kv`` is ``(H, W, 2C)`` of one sample, ``outside`` ``(2C,)`` the projection of padding.
+    ``kv`` is ``(H, W, 2C)`` of one sample, ``outside`` ``(2C,)`` that of a padded token.
     """
     side = geometry.window_size if of == 'patches' else geometry.semantic_window
     reach = (kernel - side) // 2
@@ -106,7 +101,7 @@ def attend_neighborhood(
     kernel: int,
     mask: str,
 ) -> Tensor:
-    """Semantic tokens of each window to the patches in the square around it."""
+    """Attend from the semantic tokens of each window to the square of patches around it."""
     s = geometry.semantic_window
     out = torch.zeros_like(q)
     for b in range(len(q)):
@@ -119,7 +114,7 @@ def attend_neighborhood(
 
 
 def attend_crops(q: Tensor, kv: Tensor, num_heads: int, geometry: Geometry, mask: str) -> Tensor:
-    """Semantic tokens of each window to each other and to the patches of a crop."""
+    """Attend from the semantic tokens of each window to each other and to a crop."""
     s, (height, width) = geometry.semantic_window, geometry.hw
     hw = geometry.semantic_hw
     tokens = kv[:, : hw[0] * hw[1]].unflatten(1, hw)
@@ -156,7 +151,7 @@ def attend_tiles(
     kernel: int | None,
     mask: str,
 ) -> Tensor:
-    """Patches of each window to the semantic tokens in the square around it, or to all."""
+    """Attend from the patches of each window to the square of semantic tokens, or to all."""
     w = geometry.window_size
     out = torch.zeros_like(q)
     for b in range(len(q)):
@@ -174,7 +169,7 @@ def attend_tiles(
 
 
 def window_attention(module: nn.Module, x: Tensor, shift: int) -> Tensor:
-    """Each patch to those of its shifted window that a roll did not bring there from far."""
+    """Attend from each patch to the patches of its shifted window and region."""
     size, heads = module.window_size, module.num_heads
     height, width = x.shape[1:3]
     rows, cols = height + -height % size, width + -width % size
@@ -183,7 +178,7 @@ def window_attention(module: nn.Module, x: Tensor, shift: int) -> Tensor:
     table = module.relative_position_bias_table.view(2 * size - 1, 2 * size - 1, heads)
 
     def place(at: int, side: int) -> tuple[int, int, int]:
-        """Window, place in it, and region of a row or column."""
+        """Return window, place in the window and region of a row or column."""
         rolled = (at - shift) % side
         region = 0 if rolled < side - size else 1 if rolled < side - shift or not shift else 2
         return rolled // size, rolled % size, region
@@ -215,7 +210,7 @@ def swin_block(block: nn.Module, x: Tensor, hw: HW, shift: int) -> Tensor:
 
 
 def patch_merging(module: nn.Module, x: Tensor, hw: HW) -> tuple[Tensor, HW]:
-    """The four patches of each 2x2 square, row by row inside column by column."""
+    """Concatenate the four patches of each 2x2 square, the row as the fast index."""
     grid = F.pad(x.unflatten(1, hw), (0, 0, 0, hw[1] % 2, 0, hw[0] % 2))
     four = [grid[:, row::2, col::2] for row, col in ((0, 0), (1, 0), (0, 1), (1, 1))]
     merged = torch.cat(four, -1)
@@ -223,12 +218,12 @@ def patch_merging(module: nn.Module, x: Tensor, hw: HW) -> tuple[Tensor, HW]:
 
 
 def feed_forward(block: nn.Module, x: Tensor) -> Tensor:
-    """The scaled MLP branch."""
+    """Add the scaled MLP branch."""
     return x + block.layer_scale_2 * block.mlp(block.norm2(x))
 
 
 def _project(block: nn.Module, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys with values, and those of a padded token, which is zero before the norm."""
+    """Project queries, keys with values, and a padded token, which is zero before the norm."""
     attn = block.attn
     outside = attn.kv(block.norm1(query.new_zeros(query.shape[-1])))
     return attn.q(block.norm1(query)), attn.kv(block.norm1(context)), outside
@@ -239,15 +234,15 @@ def _branch(block: nn.Module, out: Tensor) -> Tensor:
 
 
 def hidden_tokens(geometry: Geometry, mask: str, like: Tensor) -> Tensor:
-    """What is added to the logits of each semantic token where all of them are keys, ``(S,)``."""
-    if mask != 'exact':  # released masks know nothing of semantic tokens among each other
+    """Return the mask values ``(S,)`` if all semantic tokens are keys."""
+    if mask != 'exact':  # released masks do not apply between semantic tokens
         return like.new_zeros(geometry.semantic_hw).flatten()
     places = windows(geometry.semantic_hw)
     return like.new_tensor([mask_value(geometry, 'semantic', mask, *at) for at in places])
 
 
 def attend_to_all(q: Tensor, kv: Tensor, num_heads: int, added: Tensor) -> Tensor:
-    """``(B, N, C)`` queries, ``(B, M, 2C)`` keys and values, ``(M,)`` added to the logits."""
+    """Attend from ``(B, N, C)`` to ``(B, M, 2C)`` with mask values ``(M,)``."""
     samples = [attend(a, *b.chunk(2, -1), num_heads, added[None, None]) for a, b in zip(q, kv)]
     return torch.stack(samples)
 
@@ -255,7 +250,7 @@ def attend_to_all(q: Tensor, kv: Tensor, num_heads: int, added: Tensor) -> Tenso
 def generate(
     block: nn.Module, x: Tensor, geometry: Geometry, mask: str, kernel: int | None
 ) -> Tensor:
-    """Semantic tokens from patches; a kernel of None stands for the crops of classification."""
+    """First generation step; a kernel of None means the crops of classification models."""
     heads, image = block.attn.num_heads, x.unflatten(1, geometry.hw)
     pooled = pool_windows(image, geometry, mask == 'exact')
     if kernel is None:
@@ -277,7 +272,7 @@ def refine(
     kernel: int | None,
     center: Tensor | None,
 ) -> Tensor:
-    """Semantic tokens look at patches again; a kernel of None: at all, and at themselves."""
+    """Second generation step; a kernel of None means all patches and semantic tokens."""
     heads = block.attn.num_heads
     if kernel is None:
         context = torch.cat((s, x), 1)
@@ -294,7 +289,7 @@ def refine(
 
 
 def attend_locally(block: nn.Module, s: Tensor, geometry: Geometry, mask: str) -> Tensor:
-    """Semantic tokens look at those of their window."""
+    """Attend between the semantic tokens of a window."""
     side, hw = geometry.semantic_window, geometry.semantic_hw
     q, kv, _ = _project(block, s, s)
     hidden = hidden_tokens(geometry, mask, s).view(hw)
@@ -310,7 +305,7 @@ def attend_locally(block: nn.Module, s: Tensor, geometry: Geometry, mask: str) -
 
 
 def attend_globally(block: nn.Module, s: Tensor, geometry: Geometry, mask: str) -> Tensor:
-    """Semantic tokens look at each other."""
+    """Attend between all semantic tokens."""
     q, kv, _ = _project(block, s, s)
     out = attend_to_all(q, kv, block.attn.num_heads, hidden_tokens(geometry, mask, s))
     return feed_forward(block, s + _branch(block, out))
@@ -319,7 +314,7 @@ def attend_globally(block: nn.Module, s: Tensor, geometry: Geometry, mask: str) 
 def recover(
     block: nn.Module, x: Tensor, s: Tensor, geometry: Geometry, mask: str, kernel: int | None
 ) -> Tensor:
-    """Patches look at semantic tokens; a kernel of None: at all."""
+    """Recovery; a kernel of None means all semantic tokens."""
     image, tokens = x.unflatten(1, geometry.hw), s.unflatten(1, geometry.semantic_hw)
     q, kv, outside = _project(block, image, tokens)
     out = attend_tiles(q, kv, outside, block.attn.num_heads, geometry, kernel, mask)
@@ -329,18 +324,7 @@ def recover(
 def semantic_unit(
     stage: nn.Module, blocks: Sequence[nn.Module], x: Tensor, hw: HW, center: Tensor | None
 ) -> Tensor:
-    """The six steps of a dumbbell unit, in the words of the paper.
-
-    Args:
-        stage: The stage, for its arguments.
-        blocks: The six steps.
-        x: ``(B, N, C)``.
-        hw: The map.
-        center: The global centre, of classification models, or None.
-
-    Returns:
-        ``(B, N, C)``.
-    """
+    """Run the six ``blocks`` of a dumbbell unit on ``(B, N, C)``."""
     geometry = Geometry(hw, stage.window_size, stage.semantic_window)
     dense = stage.flavour == 'dense'
     mask = 'exact' if stage.mask == 'released' and not dense else stage.mask
@@ -354,7 +338,7 @@ def semantic_unit(
 
 
 def stvit_r(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
-    """A whole backbone in eval mode, with drop path off."""
+    """Run a whole backbone in eval mode."""
     image = F.pad(image, (0, -image.shape[3] % 4, 0, -image.shape[2] % 4))
     x = model.patch_embed.proj(image)
     hw, x = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2)
