@@ -1,15 +1,8 @@
 import pytest
 import torch
 from mmtoken.tcformer import reference
-from mmtoken.tcformer.clustering import (
-    cluster_by_parts,
-    cluster_dpc_knn,
-    density_rank,
-    grid_parts,
-    part_order,
-    peak_separation,
-    run_parts,
-)
+from mmtoken.tcformer.clustering import cluster_dpc_knn
+from mmtoken.tcformer.parts import cluster_by_parts, grid_parts, part_order, run_parts
 
 CPU = torch.device('cpu')
 
@@ -74,12 +67,11 @@ def test_ties_go_to_the_lower_index():
     found = cluster_dpc_knn(x, 2)
     assert found.center_idx.tolist() == [[0, 1]]
     assert found.assign_idx.tolist() == [[0, 1, 0, 0, 0, 0]]
-    assert density_rank(torch.tensor([[0.5, 0.7, 0.5]])).tolist() == [[1, 0, 2]]
 
 
 def test_densest_token_is_separated_by_the_largest_distance():
-    distance = torch.tensor([[[0.0, 1.0, 4.0], [1.0, 0.0, 2.0], [4.0, 2.0, 0.0]]])
-    assert peak_separation(distance, torch.tensor([[0, 1, 2]])).tolist() == [[4.0, 1.0, 2.0]]
+    x = torch.tensor([[[0.0], [1.0], [4.0]]])
+    assert cluster_dpc_knn(x, 3, num_neighbors=1).center_score.tolist() == [[4.0, 3.0, 1.0]]
 
 
 def test_half_precision_is_clustered_in_float32():

@@ -1,30 +1,35 @@
-"""Density-peaks clustering with k nearest neighbours (DPC-kNN), globally or part by part.
+"""Density-peaks clustering with k nearest neighbours (DPC-kNN) in O(N) memory.
 
-Source: TCFormer (CVPR 2022), Sec. 3.2; parts: TCFormerV2 (TPAMI 2024), local CTM.
-Everything here is integers out, no gradient, at least float32 inside, and deterministic: a tie
-goes to the lower index, in density, in score and in distance.
+Source: TCFormer (CVPR 2022), Sec. 3.2.
 
-Letters: B batch, N tokens, M clusters, C channels, P parts, S slots per part.
+Matrix products, one chunk of rows at a time, only select candidates. Every distance that is
+compared with another one is a sum of squared differences, added in an order that depends on C
+alone: it is the same for (i, j) and (j, i) and in every batch, memory layout and thread. Ties are
+therefore exact and go to the lower index, in density, in score and in distance.
+
+Letters: B batch, N tokens, M clusters, C channels, k neighbours, R rows of a chunk.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..common.checks import HW, check_shape
+from ..common.checks import check_shape
+from .tokens import flatten_rows, no_autocast
 
 
 @dataclass(frozen=True)
 class Clustering:
-    """A hard clustering as a value.
+    """A hard clustering.
 
     Args:
-        assign_idx: ``(B, N)`` long in [0, M): the cluster of each token; no cluster is empty.
-        center_idx: ``(B, M)`` long in [0, N): the token at the centre of each cluster, in
+        assign_idx: ``(B, N)`` long in [0, M), the cluster of each token; no cluster is empty.
+        center_idx: ``(B, M)`` long in [0, N), the token at the centre of each cluster, in
             descending order of score, which is the order of the merged tokens.
         center_score: ``(B, M)`` density times separation of the centres.
     """
@@ -39,64 +44,6 @@ class Clustering:
         return self.center_idx.shape[1]
 
 
-def pairwise_distance(x: Tensor) -> Tensor:
-    """Euclidean distances ``(B, N, N)`` of ``x (B, N, C)``, divided by ``sqrt(C)``.
-
-    Subtracting the mean token first changes no distance and keeps the matrix-product form
-    accurate when tokens are far from the origin. What is left of rounding, ``sqrt(eps)`` of the
-    tokens' size, is set to zero: in flat image areas tokens repeat, and noise between copies
-    would otherwise pick the centres, differently in every batch.
-    """
-    noise_floor = 4 * torch.finfo(x.dtype).eps ** 0.5 * x.square().mean((1, 2), keepdim=True).sqrt()
-    x = (x - x.mean(1, keepdim=True)) / x.shape[-1] ** 0.5
-    distance = torch.cdist(x, x)
-    return distance.masked_fill_(distance <= noise_floor, 0.0)
-
-
-def local_density(distance: Tensor, num_neighbors: int) -> Tensor:
-    """``exp(-mean of the k smallest squared distances)``, self included -> ``(B, N)``."""
-    nearest = distance.topk(num_neighbors, dim=-1, largest=False).values
-    return nearest.square().mean(-1).neg().exp()
-
-
-def density_rank(density: Tensor) -> Tensor:
-    """Place of each token when sorted by falling density, ties by index -> ``(B, N)``."""
-    order = density.argsort(dim=-1, descending=True, stable=True)
-    return order.argsort(dim=-1)
-
-
-def peak_separation(distance: Tensor, rank: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Distance to the nearest denser token; the largest distance for the densest one.
-
-    Args:
-        distance: ``(B, N, N)``.
-        rank: ``(B, N)`` from :func:`density_rank`.
-        valid: ``(B, N)`` bool; which columns exist.
-
-    Returns:
-        ``(B, N)``.
-    """
-    real = distance
-    if valid is not None:
-        real = distance.masked_fill(~(valid[:, :, None] & valid[:, None, :]), 0.0)
-    farthest = real.flatten(1).amax(1)[:, None, None]
-    is_denser = rank[:, None, :] < rank[:, :, None]
-    return torch.where(is_denser, distance, farthest).amin(-1)
-
-
-def nearest_center(to_centers: Tensor, center_idx: Tensor) -> Tensor:
-    """Cluster of each token from the distances ``(B, M, N)`` to the centres -> ``(B, N)``.
-
-    Of centres that are copies of each other only the first attracts tokens; rounding would
-    otherwise deal them out at random.
-    """
-    num_clusters = center_idx.shape[1]
-    columns = center_idx[:, None, :].expand(-1, num_clusters, -1)
-    between = to_centers.gather(2, columns)  # B M M
-    is_copy = (between == 0).tril(-1).any(-1)  # B M: equals a centre of lower index
-    return to_centers.masked_fill(is_copy[..., None], math.inf).argmin(1)
-
-
 @torch.no_grad()
 def cluster_dpc_knn(
     x: Tensor,
@@ -105,189 +52,242 @@ def cluster_dpc_knn(
     density_noise: float = 0.0,
     valid: Tensor | None = None,
 ) -> Clustering:
-    """Choose the M tokens of highest density x separation as centres; join the nearest centre.
+    """Make the M tokens of highest density x separation centres; join the nearest centre.
+
+    The density of a token is ``exp(-mean of the k smallest squared distances)``, its own 0
+    included. Its separation is the distance to the nearest denser token, or the largest distance
+    of all for the densest token. Distances are divided by ``sqrt(C)``. Distances up to the
+    rounding error of a matrix product, ``4 * sqrt(eps)`` times the size of the tokens, are 0.
+    Such tokens are copies, as in flat image areas, and share the position and the density of the
+    first one.
 
     Args:
         x: ``(B, N, C)`` tokens; half precision is clustered in float32.
         num_clusters: M, in [1, number of valid tokens].
-        num_neighbors: k of the density, self included; ``min(k, N)`` is used.
+        num_neighbors: k; ``min(k, N)`` is used.
         density_noise: Amplitude of the uniform noise added to the density. The released models
             were trained with 1e-6; 0 is deterministic.
-        valid: ``(B, N)`` bool, True where a token exists; every row needs at least ``max(M, k)``
-            True values. The others join a cluster but never shape one.
+        valid: ``(B, N)`` bool, False for copies of other tokens that fill a part; every sample
+            needs at least ``max(M, k)`` True values. A copy joins a cluster but never shapes one.
 
     Returns:
-        The clustering. Ties go to the lower index.
+        The clustering.
 
     Raises:
-        ValueError: ``num_clusters`` or ``num_neighbors`` out of range.
+        ValueError: If ``num_clusters`` or ``num_neighbors`` is out of range.
     """
     check_shape('x', x, 'B N C')
-    num_tokens = x.shape[1]
+    num_tokens = int(x.shape[1])
     if not 1 <= num_clusters <= num_tokens:
         raise ValueError(
-            f'num_clusters must lie in [1, {num_tokens}], the number of tokens, got '
+            f'num_clusters must be in [1, {num_tokens}], the number of tokens, got '
             f'{num_clusters}; lower sample_ratios or use a larger image'
         )
     if num_neighbors < 1:
-        raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}; use 5')
+        raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}')
+    k = min(num_neighbors, num_tokens)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    noise = torch.rand_like(x[..., 0]) * density_noise if density_noise else None
 
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        distance = pairwise_distance(x)
-        if valid is None:
-            neighbor_distance = distance
-        else:
-            neighbor_distance = distance.masked_fill(~valid[:, None, :], math.inf)
-        density = local_density(neighbor_distance, min(num_neighbors, num_tokens))
-        if density_noise:
-            density = density + torch.rand_like(density) * density_noise
+    def cluster(at: slice) -> tuple[Tensor, Tensor, Tensor]:
+        extras = (None if each is None else each[at] for each in (noise, valid))
+        return _cluster(x[at], num_clusters, k, *extras)
+
+    with no_autocast(x):
+        if not _is_eager_cpu(x):
+            return Clustering(*cluster(slice(None)))
+        # one sample at a time: products of the same size, whatever the batch
+        samples = [cluster(slice(i, i + 1)) for i in range(max(len(x), 1))]
+    return Clustering(*map(torch.cat, zip(*samples)))
+
+
+def _cluster(
+    x: Tensor, num_clusters: int, k: int, noise: Tensor | None, valid: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three tensors of a :class:`Clustering`."""
+    floor = 16 * torch.finfo(x.dtype).eps * x.square().mean((1, 2))[:, None, None]  # B 1 1
+    # moving the mean to the origin changes no distance and keeps products accurate
+    x = (x - x.mean(1, keepdim=True)) / x.shape[-1] ** 0.5
+    neighbors, farthest = nearest_neighbors(x, k, valid)
+    squares = neighbor_squares(x, neighbors, floor)
+    first_copy = neighbors.masked_fill(squares > 0, x.shape[1]).amin(-1)  # B N, at most itself
+    if len(_rows_where(first_copy != torch.arange(x.shape[1], device=x.device))):
+        x = take_rows(x, first_copy)
+        squares = neighbor_squares(x, neighbors, floor)
+    density = (-add_halves(squares.clone()) / k).exp().gather(1, first_copy)
+    if noise is not None:
+        density = density + noise
+    if valid is not None:
+        density = density.masked_fill(~valid, -1.0)
+
+    order = density.argsort(dim=-1, descending=True, stable=True)
+    rank = order.argsort(dim=-1)
+    nearest = nearest_denser(x, neighbors, squares, order, rank, floor)
+    farthest = farthest.masked_fill(farthest <= floor[:, 0, 0], 0.0)
+    farthest = torch.maximum(farthest, nearest.amax(1))  # the densest token comes first
+    separation = nearest.scatter(1, order[:, :1], farthest[:, None]).sqrt()
+
+    score = separation * density
+    if valid is not None:
+        score = score.masked_fill(~valid, -math.inf)
+    center_idx = score.argsort(dim=-1, descending=True, stable=True)[:, :num_clusters]
+    # of copies only the densest attracts tokens
+    is_copy = (separation == 0).logical_and(rank > 0).gather(1, center_idx)
+    assign_idx = nearest_center(x, neighbors, squares, center_idx, is_copy)
+    return assign_idx, center_idx, score.gather(1, center_idx)
+
+
+def nearest_neighbors(x: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k nearest tokens of each token, itself first, and the largest squared distance.
+
+    Args:
+        x: ``(B, N, C)``, centred.
+        k: In [1, N].
+        valid: ``(B, N)`` bool, the tokens that may be neighbours.
+
+    Returns:
+        ``(B, N, k)`` and ``(B,)``.
+    """
+    size = x.square().sum(-1)  # B N
+    neighbors, farthest = [], []
+    for start, stop in _chunks(x, x.shape[1], x.shape[1]):
+        squares = torch.baddbmm(size[:, None], x[:, start:stop], x.mT, alpha=-2)  # less |row|^2
+        farthest.append(squares.amax(-1) + size[:, start:stop])
         if valid is not None:
-            density = density.masked_fill(~valid, -1.0)
-
-        separation = peak_separation(distance, density_rank(density), valid)
-        score = separation * density
-        if valid is not None:
-            score = score.masked_fill(~valid, -math.inf)
-        order = score.argsort(dim=-1, descending=True, stable=True)
-        center_idx = order[:, :num_clusters]  # B M
-
-        rows = center_idx[..., None].expand(-1, -1, num_tokens)
-        assign_idx = nearest_center(distance.gather(1, rows), center_idx)  # B N
-    # a centre owns itself, also when a copy of it is a centre of lower index
-    own = torch.arange(num_clusters, device=x.device).expand(x.shape[0], -1)
-    assign_idx.scatter_(1, center_idx, own)
-    return Clustering(assign_idx, center_idx, score.gather(1, center_idx))
+            squares.masked_fill_(~valid[:, None], math.inf)
+        squares[..., start:stop].diagonal(dim1=1, dim2=2).fill_(-math.inf)
+        neighbors.append(squares.topk(k, largest=False).indices)
+    return torch.cat(neighbors, 1), torch.cat(farthest, 1).amax(1)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """How tokens are dealt into parts, the same for every sample.
+def nearest_denser(
+    x: Tensor, neighbors: Tensor, squares: Tensor, order: Tensor, rank: Tensor, floor: Tensor
+) -> Tensor:
+    """Squared distance of each token to the nearest denser one, 0 for the densest -> ``(B, N)``.
+
+    Almost always one of the k neighbours is denser. The others, local density peaks, are compared
+    with all denser tokens.
 
     Args:
-        index: ``(P, S)`` long; the token in each slot of each part. Smaller parts are filled up
-            with their own first token.
-        slot: ``(N,)`` long in [0, P*S); the slot of each token, the inverse of ``index``.
-        valid: ``(P, S)`` bool, False in filled-up slots; None if all parts are equal.
-        min_size: Tokens in the smallest part.
+        x: ``(B, N, C)``.
+        neighbors: ``(B, N, k)``.
+        squares: ``(B, N, k)`` squared distances to the neighbours.
+        order: ``(B, N)`` tokens, densest first.
+        rank: ``(B, N)``, the inverse of ``order``.
+        floor: ``(B, 1, 1)``, squared distances up to which tokens are copies.
     """
+    is_denser = rank.gather(1, neighbors.flatten(1)).view_as(neighbors) < rank[..., None]
+    nearest = squares.masked_fill(~is_denser, math.inf).amin(-1).gather(1, order)
+    x = take_rows(x, order)
+    size = x.square().sum(-1)
+    peaks = _rows_where(nearest.isinf())
+    for start, stop in _chunks(x, len(peaks), x.shape[1]):
+        rows = peaks[start:stop]
+        end = stop if len(peaks) == x.shape[1] else x.shape[1]  # all rows: nothing denser behind
+        to_denser = relative_squares(x[:, rows], x[:, :end], size[:, :end])
+        to_denser.masked_fill_(torch.arange(end, device=x.device) >= rows[:, None], math.inf)
+        found = squared_distance(x[:, rows], take_rows(x, to_denser.argmin(-1)), floor[..., 0])
+        nearest[:, rows] = torch.minimum(nearest[:, rows], found)
+    return nearest.gather(1, rank)
 
-    index: Tensor
-    slot: Tensor
-    valid: Tensor | None
-    min_size: int
 
-
-def part_order(local_parts: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Finest parts (row, column), ordered so that every coarser part is a contiguous run.
+def nearest_center(
+    x: Tensor, neighbors: Tensor, squares: Tensor, center_idx: Tensor, is_copy: Tensor
+) -> Tensor:
+    """Cluster of each token: the nearest centre among its neighbours, else among all centres.
 
     Args:
-        local_parts: Parts per side, finest first, each divisible by the next, e.g. ``(4, 2, 1)``.
+        x: ``(B, N, C)``.
+        neighbors: ``(B, N, k)``.
+        squares: ``(B, N, k)`` squared distances to the neighbours.
+        center_idx: ``(B, M)``; a centre owns itself.
+        is_copy: ``(B, M)``, centres that own nothing but themselves.
 
     Returns:
-        ``local_parts[0] ** 2`` places.
+        ``(B, N)`` long in [0, M).
     """
-    *finer, coarsest = local_parts
-    if not finer:
-        return [(r, c) for r in range(coarsest) for c in range(coarsest)]
-    inner = part_order(tuple(parts // coarsest for parts in finer))
-    side = local_parts[0] // coarsest
-    return [
-        (r * side + row, c * side + col)
-        for r in range(coarsest)
-        for c in range(coarsest)
-        for row, col in inner
+    num_clusters = center_idx.shape[1]
+    number = torch.arange(num_clusters, device=x.device).expand_as(center_idx)
+    cluster = torch.full_like(neighbors[..., 0], num_clusters)
+    cluster.scatter_(1, center_idx, number.masked_fill(is_copy, num_clusters))
+    choices = cluster.gather(1, neighbors.flatten(1)).view_as(neighbors)
+    best = squares.masked_fill(choices == num_clusters, math.inf).argmin(-1, keepdim=True)
+    assign_idx = choices.gather(-1, best)[..., 0]
+
+    centers = take_rows(x, center_idx)
+    size = centers.square().sum(-1).masked_fill(is_copy, math.inf)
+    remote = _rows_where(assign_idx == num_clusters)
+    for start, stop in _chunks(x, len(remote), num_clusters):
+        rows = remote[start:stop]
+        assign_idx[:, rows] = relative_squares(x[:, rows], centers, size).argmin(-1)
+    return assign_idx.scatter(1, center_idx, number)
+
+
+def relative_squares(rows: Tensor, columns: Tensor, size: Tensor) -> Tensor:
+    """``|r - c|^2 - |r|^2`` by a matrix product, which sorts the columns c of each row r.
+
+    These distances are computed a second time instead of being stored. The product is in-place
+    because counters of multiply-adds skip it then: DPC-kNN counts as N * N * C, however it runs.
+
+    Args:
+        rows: ``(B, R, C)``.
+        columns: ``(B, N, C)``.
+        size: ``(B, N)`` squared norms of the columns; infinite excludes a column.
+
+    Returns:
+        ``(B, R, N)``.
+    """
+    result = size[:, None].repeat(1, rows.shape[1], 1)
+    return result.baddbmm_(rows, columns.mT, alpha=-2)
+
+
+def neighbor_squares(x: Tensor, neighbors: Tensor, floor: Tensor) -> Tensor:
+    """Squared distances of ``x (B, N, C)`` to their ``neighbors (B, N, k)`` -> ``(B, N, k)``."""
+    chunks = _chunks(x, x.shape[1], neighbors.shape[2] * x.shape[2])
+    squares = [
+        squared_distance(x[:, at:to, None], take_rows(x, neighbors[:, at:to]), floor)
+        for at, to in chunks
     ]
+    return torch.cat(squares, 1)
 
 
-def grid_parts(hw: HW, local_parts: tuple[int, ...], device: torch.device) -> Parts:
-    """Cut a grid of tokens in raster order into ``local_parts[0] ** 2`` near-equal rectangles.
+def squared_distance(a: Tensor, b: Tensor, floor: Tensor) -> Tensor:
+    """``|a - b|^2`` over the last dimension, 0 up to ``floor``; exactly symmetric."""
+    squares = add_halves((a - b).square_())
+    return squares.masked_fill_(squares <= floor, 0.0)
 
-    Part i of a side of length L spans ``[i*L // parts, (i+1)*L // parts)``: no part is empty,
-    sizes differ by at most one row and column, and coarser cuts are unions of finer ones.
 
-    Args:
-        hw: Grid size; both sides at least ``local_parts[0]``.
-        local_parts: Parts per side at this and the later stages, see :func:`part_order`.
-        device: Where the index lives.
+def add_halves(x: Tensor) -> Tensor:
+    """Sum over the last dimension; overwrites ``x``.
 
-    Returns:
-        The parts, in the order of :func:`part_order`.
-
-    Raises:
-        ValueError: The grid has fewer rows or columns than there are parts.
+    One half is added to the other until one number is left, so that no kernel chooses the order.
     """
-    side = local_parts[0]
-    if min(hw) < side:
-        raise ValueError(
-            f'local_parts={tuple(local_parts)} needs a token grid of at least {side}x{side}, got '
-            f'{hw[0]}x{hw[1]}; lower local_parts or use a larger image'
-        )
-    tops, lefts = ([i * length // side for i in range(side + 1)] for length in hw)
-    grid = torch.arange(hw[0] * hw[1], device=device).view(hw)
-    pieces = [
-        grid[tops[r] : tops[r + 1], lefts[c] : lefts[c + 1]].flatten()
-        for r, c in part_order(local_parts)
-    ]
-    sizes = [piece.numel() for piece in pieces]
-    slots = max(sizes)
-    index = torch.stack([torch.cat([p, p[:1].expand(slots - len(p))]) for p in pieces])
-    slot = torch.empty_like(grid).flatten()
-    for number, piece in enumerate(pieces):
-        slot[piece] = number * slots + torch.arange(len(piece), device=device)
-    if min(sizes) == slots:
-        return Parts(index, slot, None, slots)
-    valid = torch.arange(slots, device=device) < torch.tensor(sizes, device=device)[:, None]
-    return Parts(index, slot, valid, min(sizes))
+    while (width := x.shape[-1]) > 1:
+        half = (width + 1) // 2
+        x[..., : width - half] += x[..., half:]
+        x = x[..., :half]
+    return x[..., 0]
 
 
-def run_parts(num_tokens: int, num_parts: int, device: torch.device) -> Parts:
-    """Parts of tokens that are already part-major: equal contiguous runs."""
-    if num_tokens % num_parts:
-        raise ValueError(
-            f'{num_tokens} part-major tokens do not split into {num_parts} equal parts; each '
-            'entry of local_parts must divide the one before it'
-        )
-    slot = torch.arange(num_tokens, device=device)
-    return Parts(slot.view(num_parts, -1), slot, None, num_tokens // num_parts)
+def take_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``x (B, N, C)`` by ``index (B, ...)`` -> ``(B, ..., C)``."""
+    rows = x.flatten(0, 1).index_select(0, flatten_rows(index.flatten(1), x.shape[1]))
+    return rows.view(*index.shape, x.shape[-1])
 
 
-@torch.no_grad()
-def cluster_by_parts(
-    x: Tensor,
-    parts: Parts,
-    num_clusters: int,
-    num_neighbors: int = 5,
-    density_noise: float = 0.0,
-) -> Clustering:
-    """DPC-kNN inside each part: O(N^2 / P) instead of O(N^2), and clusters stay local.
+def _is_eager_cpu(x: Tensor) -> bool:
+    """Whether the values of a tensor may decide about shapes."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return type(x) is Tensor and x.device.type == 'cpu' and not is_traced
 
-    Args:
-        x: ``(B, N, C)`` tokens.
-        parts: How they are dealt into P parts.
-        num_clusters: Wanted M; each part gets ``round(M / P)``, at least 1 and at most as many
-            as the smallest part has tokens, so that M may change slightly.
-        num_neighbors: k of the density; at most the size of the smallest part is used.
-        density_noise: See :func:`cluster_dpc_knn`.
 
-    Returns:
-        The clustering; clusters are part-major, best score first within a part.
-    """
-    batch, _, dim = x.shape
-    num_parts, slots = parts.index.shape
-    per_part = min(max(round(num_clusters / num_parts), 1), parts.min_size)
-    local = cluster_dpc_knn(
-        x[:, parts.index].reshape(batch * num_parts, slots, dim),
-        per_part,
-        min(num_neighbors, parts.min_size),
-        density_noise,
-        None if parts.valid is None else parts.valid.repeat(batch, 1),
-    )
-    first_cluster = torch.arange(num_parts, device=x.device)[:, None] * per_part
-    assign = local.assign_idx.view(batch, num_parts, slots) + first_cluster
-    centers = local.center_idx.view(batch, num_parts, per_part)
-    return Clustering(
-        assign_idx=assign.flatten(1)[:, parts.slot],
-        center_idx=parts.index.expand(batch, -1, -1).gather(2, centers).flatten(1),
-        center_score=local.center_score.view(batch, -1),
-    )
+def _rows_where(mask: Tensor) -> Tensor:
+    """Indices at which ``mask (B, N)`` is True in a sample; all where shapes are static."""
+    rows = torch.arange(mask.shape[1], device=mask.device)
+    return rows[mask.any(0)] if _is_eager_cpu(mask) else rows
+
+
+def _chunks(x: Tensor, num_rows: int, num_columns: int) -> Iterator[tuple[int, int]]:
+    """Start and end of chunks of rows: 4 MB, which stay in the cache of a CPU, elsewhere 16 MB."""
+    rows = max(2 ** (20 if _is_eager_cpu(x) else 22) // num_columns, 256)
+    return ((start, min(start + rows, num_rows)) for start in range(0, num_rows, rows))

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from ..common.checks import HW
 from ..common.recorder import record
-from .clustering import Clustering, cluster_by_parts, cluster_dpc_knn, grid_parts, run_parts
+from .clustering import Clustering, cluster_dpc_knn
 from .maps import TokenMerge
+from .parts import cluster_by_parts, grid_parts, run_parts
 from .tokens import (
     EPS,
     Bags,
@@ -24,6 +25,7 @@ from .tokens import (
     flatten_rows,
     group_rows,
     map_to_tokens,
+    no_autocast,
     tokens_to_map,
 )
 
@@ -53,7 +55,7 @@ def merge_tokens(
     if weight is None:
         weight = tokens.x.new_ones(batch, num_tokens, 1)
     wide = torch.promote_types(tokens.x.dtype, torch.float32)
-    with torch.autocast(tokens.x.device.type, enabled=False):
+    with no_autocast(tokens.x):
         order, _, offsets = group_rows(assign_idx, num_clusters)
         bags = Bags(flatten_rows(order, num_tokens), offsets)
         weight = weight.to(wide)
@@ -148,7 +150,7 @@ class ClusteringTokenMerge(nn.Module):
         tokens = tokens.with_x(self.norm(self.conv(tokens)))
         score = self.score(tokens.x)  # B N 1
         clustering = self.cluster(tokens)
-        with torch.autocast(score.device.type, enabled=False):
+        with no_autocast(score):
             # float16 overflows at exp(11.1)
             weight = score.to(torch.promote_types(score.dtype, torch.float32)).exp()
         merged = merge_tokens(tokens, clustering.assign_idx, clustering.num_clusters, weight)

@@ -97,6 +97,9 @@ def cluster_dpc_knn(
             for i in range(count)
         ]
         distance = [[0.0 if d <= floor else d for d in row] for row in distance]
+        # copies share the position of the first one
+        first = [row.index(0.0) for row in distance]
+        distance = [[distance[i][j] for j in first] for i in first]
         k = min(num_neighbors, count)
         density = [math.exp(-sum(d * d for d in sorted(row)[:k]) / k) for row in distance]
         farthest = max(max(row) for row in distance)

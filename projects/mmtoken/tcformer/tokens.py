@@ -25,6 +25,12 @@ from ..common.checks import HW, check_shape
 EPS = 1e-6
 
 
+def no_autocast(x: Tensor) -> torch.autocast:
+    """Compute in the given precision, on whatever device ``x`` is."""
+    known = torch.amp.is_autocast_available(x.device.type)
+    return torch.autocast(x.device.type if known else 'cpu', enabled=False)
+
+
 @dataclass(frozen=True)
 class Bags:
     """Groups of rows to be summed, in compressed form; the value behind every pooling here.
@@ -195,7 +201,7 @@ def tokens_to_map(tokens: TokenSet, hw: HW | None = None) -> Tensor:
         return tokens.x.transpose(1, 2).unflatten(2, (height, width))
     bags, counts = tokens._map_bags((height, width))
     batch, _, dim = tokens.x.shape
-    pooled = bags.sum(tokens.x.reshape(-1, dim)).view(batch, -1, dim)  # B H*W C
+    pooled = bags.sum(tokens.x.reshape(-1, dim)).view(batch, height * width, dim)  # B H*W C
     pooled = pooled / (counts.to(pooled.dtype) + EPS)
     return pooled.transpose(1, 2).unflatten(2, (height, width))
 
@@ -218,7 +224,7 @@ def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
     order, counts, offsets = tokens._cells()
     source = map_index(tokens.init_hw, (height, width), feature_map.device)[order]  # B N0
     bags = Bags(flatten_rows(source, height * width), offsets)
-    spread = bags.sum(cells.reshape(-1, dim)).view(batch, -1, dim)  # B N C
+    spread = bags.sum(cells.reshape(-1, dim)).view(batch, tokens.num_tokens, dim)  # B N C
     return spread / (counts[..., None].to(spread.dtype) + EPS)
 
 
@@ -239,4 +245,5 @@ def interpolate_tokens(target: TokenSet, source: TokenSet) -> Tensor:
     batch, _, dim = source.x.shape
     bags = Bags(flatten_rows(source.assign_idx.gather(1, order), source.num_tokens), offsets)
     weights = target._cell_weights().to(source.x.dtype)
-    return bags.sum(source.x.reshape(-1, dim), weights).view(batch, -1, dim)
+    summed = bags.sum(source.x.reshape(-1, dim), weights)
+    return summed.view(batch, target.num_tokens, dim)
