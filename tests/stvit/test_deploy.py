@@ -3,9 +3,9 @@
 import copy
 
 import pytest
-from stvit import smallest
 import torch
 from mmtoken import STViTDeiT, STViTR, STViTSwin
+from stvit import smallest
 from torch import nn
 from torch.ao.quantization import quantize_dynamic
 

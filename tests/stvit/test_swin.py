@@ -1,7 +1,6 @@
 """Swin: parts against their twins in loops and mmdet's Swin; what the two pyramids share."""
 
 import pytest
-from stvit import smallest
 import torch
 from mmtoken import STViTR, STViTSwin
 from mmtoken.stvit import reference
@@ -9,6 +8,7 @@ from mmtoken.stvit.plan import plan_windows
 from mmtoken.stvit.stage import SwinStage
 from mmtoken.stvit.swin import ConvStem, PatchMerging, SwinBlock, stage_dims
 from parity import CPU, check_equal, rand
+from stvit import smallest
 
 MODELS = [(STViTR, smallest.TINY), (STViTSwin, smallest.SWIN)]
 
