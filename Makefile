@@ -14,8 +14,9 @@ PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3.10 python3,\
 endif
 CHOSEN := $(if $(filter command,$(origin PYTHON)),--python-chosen)
 
-LIGHT := configs/tcformer/td-hm_tcformer-light_8xb64-210e_coco-256x192.py
-BASE := configs/tcformer/td-hm_tcformer-base_8xb64-210e_coco-256x192.py
+# Configs to count and to compare, and the size of their images.
+BENCH ?= $(wildcard configs/demo/*.py)
+SHAPE ?= 256 192
 
 # One thread: on a machine that does something else as well, OpenMP threads spin for each other and
 # the tests take ten times as long.
@@ -30,11 +31,11 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
 
 help:
 	@echo 'make demo    train, evaluate and draw a small pose estimator'
-	@echo '             (TASK=detection: a Mask R-CNN, TASK=segmentation: a segmentor, with PaCa-ViT)'
+	@echo '             (TASK=detection: a Mask R-CNN, TASK=segmentation: a segmentor)'
 	@echo 'make test    run the fast tests, in 8 to 11 minutes (JOBS=2 THREADS=1)'
-	@echo '             (CONFIGS=tcformer: only tests/tcformer and the contracts, for those configs)'
+	@echo '             (CONFIGS=PAPER: only tests/PAPER and the contracts, for its configs)'
 	@echo 'make check   format, lint, documented arguments, then the fast tests'
-	@echo 'make bench   complexity and speed of the shipped TCFormers'
+	@echo "make bench   multiply-adds and speed of configs (BENCH='CONFIG CONFIG' SHAPE='256 192')"
 	@echo
 	@echo 'Each first sets up what it needs in VENV=.venv with PYTHON=python3.11 (3.10 to 3.12),'
 	@echo 'from requirements.txt (STACK=official: requirements-official.txt in .venv-official).'
@@ -62,6 +63,5 @@ check: setup
 	$(PYTEST)
 
 bench: setup
-	$(PY) tools/analysis/count.py $(LIGHT) --shape 256 192
-	$(PY) tools/analysis/count.py $(BASE) --shape 256 192
-	$(PY) tools/analysis/compare_speed.py $(LIGHT) $(BASE) --shape 256 192
+	for config in $(BENCH); do $(PY) tools/analysis/count.py $$config --shape $(SHAPE) || exit; done
+	$(PY) tools/analysis/compare_speed.py $(BENCH) --shape $(SHAPE) --part backbone

@@ -1,7 +1,11 @@
 """Multiply-adds of PaCa-ViT: by hand, against the authors' formulation, and as published."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from mmtoken import PaCaViT, record_tokens
 from mmtoken.analysis.counting import count_complexity
 from mmtoken.analysis.published import count_as_published
@@ -9,6 +13,7 @@ from mmtoken.paca_vit import reference
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'paca_vit'
 DIMS = (16, 24, 32, 40)
 ARCH = dict(depths=(1, 2, 1, 1), embed_dims=DIMS, num_heads=(1, 2, 2, 2), mlp_ratios=(2, 2, 2, 2))
 TEACHER = dict(ARCH, teacher_depths=(1, 2, 1, 1))
@@ -178,3 +183,44 @@ def test_published_figures_with_200_clusters(arguments, published):
     model = real_size(num_clusters=(200, 200, 200, last), **arguments)
     counted = count(model, 512, 512, counter=count_as_published)
     assert round(counted.total_macs / 1e9, 2) == published
+
+
+@pytest.mark.parametrize(
+    'name, ours, published',
+    [
+        ('tiny_pacahead', 27.10, 34.14),
+        pytest.param('tiny-teacher_pacahead', 27.39, 34.94, marks=pytest.mark.slow),
+        pytest.param('small_pacahead', 39.93, 46.97, marks=pytest.mark.slow),
+        pytest.param('small-mlp_pacahead', 42.63, 49.68, marks=pytest.mark.slow),
+        pytest.param('small-m100x4_pacahead', 39.97, 47.01, marks=pytest.mark.slow),
+        pytest.param('small-blockwise_pacahead', 43.55, 50.59, marks=pytest.mark.slow),
+        pytest.param('small-teacher_pacahead', 38.92, 46.47, marks=pytest.mark.slow),
+        pytest.param('base_pacahead', 61.18, 68.22, marks=pytest.mark.slow),
+        pytest.param('base-teacher_pacahead', 61.21, 68.86, marks=pytest.mark.slow),
+        pytest.param('tiny_upernet', 229.5, 229.5, marks=pytest.mark.slow),
+        pytest.param('small_upernet', 242.3, 242.3, marks=pytest.mark.slow),
+        pytest.param('base_upernet', 263.8, 263.8, marks=pytest.mark.slow),
+    ],
+)
+def test_published_figures_of_segmentors(name, ours, published):
+    """Whole models at 512x512; ours is the cheaper of two equal formulations of the head."""
+    pytest.importorskip('mmseg')
+    init_default_scope('mmseg')
+    config = next(CONFIGS.glob(f'paca-vit-{name}_*ade20k-512x512.py'))
+    with torch.device('meta'):
+        model = MODELS.build(Config.fromfile(config).model)
+    model = model.to_empty(device='cpu').eval()
+    image = torch.zeros(1, 3, 512, 512)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        counts = [
+            counter(model, lambda: model(image))
+            for counter in (count_complexity, count_as_published)
+        ]
+    digits = len(str(published).partition('.')[2])
+    totals = [c.total_macs / 1e9 for c in counts]
+    # 242.3 was rounded down from 242.352
+    assert totals == pytest.approx([ours, published], abs=0.6 * 10**-digits)
+    head = [sum(c.macs['decode_head'].values()) / 1e9 for c in counts]
+    if 'pacahead' in name:
+        assert head == pytest.approx([8.46, 15.50], abs=0.02)
+    assert 'other' not in counts[0].macs and counts[0].uncounted == ()

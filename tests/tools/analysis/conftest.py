@@ -2,71 +2,55 @@ import sys
 from pathlib import Path
 
 import pytest
-from stvit.smallest import SWIN
-from stvit.smallest import TINY as STVIT
-from tcformer.smallest import TINY
+from mmengine.registry import MODELS
+from mmtoken.common.checks import check_image
+from mmtoken.common.memory import recompute
+from torch import nn
 
 # as when the scripts are run, which puts their own folder on the path
 sys.path.insert(0, str(Path(__file__).parents[3] / 'tools' / 'analysis'))
 
-CONFIG = f"""
-model = dict(
-    backbone=dict(type='TCFormer', arch={TINY}),
-    neck=dict(type='MTA', in_channels={TINY['embed_dims']}, out_channels=8, num_heads=2),
-)
-"""
-PACA = dict(
-    depths=(1, 2, 1, 1), embed_dims=(16, 24, 32, 40), num_heads=(1, 2, 2, 2), mlp_ratios=(2,) * 4
-)
+DIM, CLUSTERS = 8, 5
+
+
+@MODELS.register_module()
+class ToyBackbone(nn.Module):
+    """Patches of 8x8 pixels, scores for clusters, and a wide map that need not be kept."""
+
+    counts_as = {'assign': 'clustering'}
+
+    def __init__(self, in_channels=3, with_cp=False, shift=0.0):
+        super().__init__()
+        self.in_channels, self.with_cp, self.shift = in_channels, with_cp, shift
+        self.stem = nn.Conv2d(in_channels, DIM, 8, 8)
+        self.assign = nn.Linear(DIM, CLUSTERS)
+
+    def forward(self, image):
+        check_image(image, self.in_channels, 29, 'toy')
+        x = self.stem(image)
+        x = recompute(self._wide, x) if self.with_cp else self._wide(x)
+        return (self.assign(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) + self.shift,)
+
+    @staticmethod
+    def _wide(x):
+        return x.repeat(1, 50, 1, 1).sin().exp().unflatten(1, (50, DIM)).mean(1)
+
+
+@MODELS.register_module()
+class ToyNeck(nn.Module):
+    """A 1x1 convolution."""
+
+    def __init__(self, out_channels=7):
+        super().__init__()
+        self.conv = nn.Conv2d(CLUSTERS, out_channels, 1, bias=False)
+
+    def forward(self, maps):
+        return (self.conv(maps[0]),)
 
 
 @pytest.fixture
-def paca_config(tmp_path):
-    """A PaCa-ViT whose last stage has no clusters, in the frame of a detector's config."""
-    path = tmp_path / 'paca.py'
-    path.write_text(f"""
-model = dict(
-    data_preprocessor=dict(
-        type='DetDataPreprocessor', mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
-    backbone=dict(type='PaCaViT', arch={PACA}, num_clusters=(4, 9, 6, 0)),
-)
-resize = dict(type='Resize', scale=(100, 50), keep_ratio=True)
-test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), resize]))
-""")
-    return str(path)
-
-
-def _stvit_config(path, backbone):
-    path.write_text(f"""
-model = dict(
-    data_preprocessor=dict(
-        type='DetDataPreprocessor', mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
-    backbone={backbone},
-)
-""")
-    return str(path)
-
-
-@pytest.fixture
-def stvit_config(tmp_path):
-    """An STViT-R of two units, in the frame of a detector's config."""
-    arch = dict(STVIT, depths=(1, 1, 12, 1))
-    return _stvit_config(tmp_path / 'stvit.py', dict(type='STViTR', arch=arch))
-
-
-@pytest.fixture
-def stvit_swin_config(tmp_path):
-    """An STViT without recovery."""
-    return _stvit_config(tmp_path / 'stvit_swin.py', dict(type='STViTSwin', arch=SWIN))
-
-
-@pytest.fixture
-def tiny_config(tmp_path):
-    """A TCFormer with MTA, small enough for any test, that needs no host."""
-    path = tmp_path / 'tiny.py'
-    path.write_text(CONFIG)
+def toy_config(tmp_path):
+    """A backbone and a neck that need no host."""
+    path = tmp_path / 'toy.py'
+    path.write_text("model = dict(backbone=dict(type='ToyBackbone'), neck=dict(type='ToyNeck'))")
     return str(path)

@@ -7,45 +7,45 @@ import torch
 from _models import UsageError
 
 FAST = ['--shape', '32', '32', '--rounds', '2', '--warmup', '0']
-LOCAL = ['--variant', 'local', 'model.backbone.local_parts=2,1,1']
+SHIFTED = ['--variant', 'shifted', 'model.backbone.shift=1.0']
 SAME = ['--variant', 'same', 'model.backbone.with_cp=True']
 
 
-def test_table_and_json(tiny_config, tmp_path, capsys):
+def test_table_and_json(toy_config, tmp_path, capsys):
     out = tmp_path / 'new' / 'times.json'
     options = ['--part', 'neck', '--train', '--batch', '2', '--json', str(out)]
-    compare_speed.main([tiny_config, *FAST, *SAME, *options])
+    compare_speed.main([toy_config, *FAST, *SAME, *options])
     text, progress = capsys.readouterr()
     for word in ('device:  cpu (', 'float32', 'threads:', 'torch:', 'commit:', '32 x 32'):
         assert word in text
     assert 'not compared' in text and 'train: round 2/2' in progress
-    assert re.search(r'^tiny +[\d.]+ +[\d.]+ - [\d.]+ +1\.000 +[\d.]+ +1\.000$', text, re.M)
+    assert re.search(r'^toy +[\d.]+ +[\d.]+ - [\d.]+ +1\.000 +[\d.]+ +1\.000$', text, re.M)
     written = json.loads(out.read_text())
-    assert list(written['forward']) == list(written['train']) == ['tiny', 'same']
+    assert list(written['forward']) == list(written['train']) == ['toy', 'same']
     assert len(written['train']['same']['times_ms']) == 2
     # recomputation saves memory
     peaks = {name: found['peak_bytes'] for name, found in written['train'].items()}
-    assert 0 < peaks['same'] < peaks['tiny']
+    assert 0 < peaks['same'] < peaks['toy']
 
 
-def test_parity_is_shown_or_nothing_is_timed(tiny_config, capsys):
-    compare_speed.main([tiny_config, *FAST, *SAME, '--part', 'neck', '--check-parity', '0'])
+def test_parity_is_shown_or_nothing_is_timed(toy_config, capsys):
+    compare_speed.main([toy_config, *FAST, *SAME, '--part', 'neck', '--check-parity', '0'])
     assert 'with its weights: same 0' in capsys.readouterr().out
     with pytest.raises(
-        UsageError, match=r"no speed-up without parity: outputs of 'local' .* 1e-05"
+        UsageError, match=r"no speed-up without parity: outputs of 'shifted' .* 1e-05"
     ):
-        compare_speed.main([tiny_config, *FAST, *LOCAL, '--part', 'neck', '--check-parity', '1e-5'])
+        compare_speed.main([toy_config, *FAST, *SHIFTED, '--part', 'neck', '--check-parity', '1e-5'])
     assert 'median' not in capsys.readouterr().out
 
 
-def test_parity_needs_shared_weights(tiny_config):
+def test_parity_needs_shared_weights(toy_config):
     wider = ['--variant', 'wider', 'model.neck.out_channels=16']
-    with pytest.raises(UsageError, match="'wider' does not take those of 'tiny': .*size mismatch"):
-        compare_speed.main([tiny_config, *FAST, *wider, '--part', 'neck', '--check-parity', '1'])
+    with pytest.raises(UsageError, match="'wider' does not take those of 'toy': .*size mismatch"):
+        compare_speed.main([toy_config, *FAST, *wider, '--part', 'neck', '--check-parity', '1'])
 
 
-def test_weights_are_the_same_in_every_run(tiny_config):
-    args = compare_speed.parse_args([tiny_config, *FAST, *SAME, '--part', 'backbone'])
+def test_weights_are_the_same_in_every_run(toy_config):
+    args = compare_speed.parse_args([toy_config, *FAST, *SAME, '--part', 'backbone'])
     one, two = compare_speed.build_models(args).values()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
 
@@ -53,7 +53,7 @@ def test_weights_are_the_same_in_every_run(tiny_config):
 @pytest.mark.parametrize(
     'options, message',
     [
-        ([], r'needs two or more models, got \[.*tiny.py.\]; .*--variant'),
+        ([], r'needs two or more models, got \[.*toy.py.\]; .*--variant'),
         ([*SAME, '--rounds', '0'], '--rounds must be at least 1, got 0'),
         ([*SAME, '--threads', '0'], '--threads must be at least 1, got 0'),
         ([*SAME, '--shape', '-1', '32'], r'two positive numbers H W, got \(-1, 32\)'),
@@ -63,12 +63,12 @@ def test_weights_are_the_same_in_every_run(tiny_config):
         ([*SAME, '--shape', '16', '32'], 'at least 29 pixels .* got 16x32'),
     ],
 )
-def test_bad_input(tiny_config, options, message):
+def test_bad_input(toy_config, options, message):
     with pytest.raises(UsageError, match=message):
-        compare_speed.main([tiny_config, *FAST, '--part', 'backbone', *options])
+        compare_speed.main([toy_config, *FAST, '--part', 'backbone', *options])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')
-def test_gpu_that_is_not_there(tiny_config):
+def test_gpu_that_is_not_there(toy_config):
     with pytest.raises(UsageError, match='--device cuda needs a GPU .* got none; use --device cpu'):
-        compare_speed.main([tiny_config, *FAST, *SAME, '--device', 'cuda'])
+        compare_speed.main([toy_config, *FAST, *SAME, '--device', 'cuda'])
