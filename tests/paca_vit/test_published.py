@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine import registry
 from mmtoken import PaCaViT, record_tokens
 from mmtoken.analysis.counting import count_complexity
 from mmtoken.analysis.published import count_as_published
@@ -205,10 +205,10 @@ def test_published_figures_with_200_clusters(arguments, published):
 def test_published_figures_of_segmentors(name, ours, published):
     """Whole models at 512x512; ours is the cheaper of two equal formulations of the head."""
     pytest.importorskip('mmseg')
-    init_default_scope('mmseg')
+    registry.init_default_scope('mmseg')
     config = next(CONFIGS.glob(f'paca-vit-{name}_*ade20k-512x512.py'))
     with torch.device('meta'):
-        model = MODELS.build(Config.fromfile(config).model)
+        model = registry.MODELS.build(Config.fromfile(config).model)
     model = model.to_empty(device='cpu').eval()
     image = torch.zeros(1, 3, 512, 512)
     with FakeTensorMode(allow_non_fake_inputs=True):

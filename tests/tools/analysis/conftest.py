@@ -15,7 +15,7 @@ DIM, CLUSTERS = 8, 5
 
 @MODELS.register_module()
 class ToyBackbone(nn.Module):
-    """Patches of 8x8 pixels, scores for clusters, and a wide map that need not be kept."""
+    """Patches of 8x8 pixels, scores for clusters, and a wide maps that need not be kept."""
 
     counts_as = {'assign': 'clustering'}
 
@@ -28,7 +28,8 @@ class ToyBackbone(nn.Module):
     def forward(self, image):
         check_image(image, self.in_channels, 29, 'toy')
         x = self.stem(image)
-        x = recompute(self._wide, x) if self.with_cp else self._wide(x)
+        for _ in range(4):
+            x = recompute(self._wide, x) if self.with_cp else self._wide(x)
         return (self.assign(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) + self.shift,)
 
     @staticmethod
