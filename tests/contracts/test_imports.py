@@ -8,8 +8,9 @@ from rooms import HOSTS, REGISTERED
 
 # Every case is a fork of one interpreter that has loaded torch and, after the first case, mmengine
 PROGRAM = """
-import importlib.abc, json, os, socket, sys
-import torch.distributed.optim  # mmengine loads it
+import contextlib, importlib.abc, json, os, socket, sys
+with contextlib.redirect_stderr(None):  # torch 2.4 warns that a part of it is deprecated
+    import torch.distributed.optim  # mmengine loads it
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -46,8 +47,8 @@ unneeded = UNNEEDED & set(sys.modules)
 assert not unneeded, f'importing mmtoken loads {unneeded}'
 """
 NEEDED = {one.host for one in REGISTERED}
-# a host may load mmcv and mmdet
-UNNEEDED = {'mmpose', 'mmpretrain', 'mmseg'} - NEEDED
+# a host may load mmcv and mmdet, and mmdet 3.3 loads mmpretrain
+UNNEEDED = {'mmpose', 'mmseg'} - NEEDED
 
 
 def registration(*blocked: str) -> tuple[tuple, str]:
