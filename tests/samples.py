@@ -172,7 +172,8 @@ def shrink(cfg: Config) -> None:
         return
     stages = model.train_cfg.rcnn
     for stage in stages if isinstance(stages, list) else [stages]:
-        stage.sampler.num = 32
+        stage.sampler.num = 8
+    model.train_cfg.rpn_proposal.max_per_img = model.test_cfg.rpn.max_per_img = 20
     # an untrained model is sure of nothing, and would predict nothing
     model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
 

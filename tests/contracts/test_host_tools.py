@@ -18,28 +18,38 @@ from shipped import demo, load
 
 METRICS = dict(mmpose='coco/AP: ', mmdet='coco/segm_mAP: ', mmseg='mIoU: ')
 PROGRAM = """
-import json, os, runpy, sys
+import importlib, json, os, runpy, sys, traceback
 import torch.distributed.optim, mmengine.runner, mmcv.ops  # what takes the time
-assert not {'mmtoken', 'mmpose', 'mmdet', 'mmseg'} & set(sys.modules)
-for name, commands in json.load(open('commands.json')).items():
-    for tool, *arguments in commands:
-        child = os.fork()
-        if not child:
-            log = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            sys.argv = [tool, *arguments]
-            sys.path[0] = os.path.dirname(tool)
-            runpy.run_path(tool, run_name='__main__')
-            break
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(name, status)
-        if status:
-            break
-    else:
-        continue
-    if not child:
-        break
+
+def in_a_fork(function, *arguments):
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        status = function(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    os._exit(status)
+
+def run(tool, *arguments):
+    assert 'mmtoken' not in sys.modules
+    sys.argv = [tool, *arguments]
+    sys.path[0] = os.path.dirname(tool)
+    runpy.run_path(tool, run_name='__main__')
+    return 0
+
+def run_all(host, commands):
+    log = os.open(host, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for part in ('models', 'datasets', 'evaluation', 'visualization', 'engine'):
+        importlib.import_module(host + '.' + part)  # as the tools do, both of them
+    return any(in_a_fork(run, *command) for command in commands)
+
+for host, commands in json.load(open('commands.json')).items():
+    print(host, in_a_fork(run_all, host, commands))
 """
 
 

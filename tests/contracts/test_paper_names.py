@@ -70,4 +70,4 @@ def test_names_are_recognised():
         assert NAME.search(f'import mmtoken.{room}.maps') and not NAME.search(f'x{room}')
         assert NAME.search(f'a {room.replace("_", "-").upper()} with')
     for one in REGISTERED:
-        assert NAME.search(f"type='{one.name}'") and not NAME.search(f'{one.name}s')
+        assert NAME.search(f"type='{one.name}'") and not NAME.search(f'x{one.name}')

@@ -7,10 +7,7 @@ from the released code; where the released README says otherwise, its number is 
 from pathlib import Path
 
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from mmtoken.compat import prepare_hosts
+from shipped import build_on_meta, load
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs/paca_vit'
 DETECTOR = 'mask-rcnn_paca-vit-{}_fpn_1x_coco'
@@ -39,13 +36,7 @@ UPERNET_SIZES = {'tiny': 41.562, 'small': 51.399, 'base': 77.183}
 
 
 def build(name: str):
-    """Build the model of a config without memory for its parameters."""
-    prepare_hosts()
-    cfg = Config.fromfile(FOLDER / f'{name}.py')
-    pytest.importorskip(cfg.default_scope, reason=f'{cfg.default_scope} is not installed')
-    init_default_scope(cfg.default_scope)
-    with torch.device('meta'):
-        return MODELS.build(cfg.model)
+    return build_on_meta(load(FOLDER / f'{name}.py'))
 
 
 def count(module) -> int:

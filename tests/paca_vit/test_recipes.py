@@ -6,8 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
-from mmtoken.compat import prepare_hosts
+from shipped import build_on_meta, load
 from torch import nn
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs/paca_vit'
@@ -17,18 +16,9 @@ UPERNET = sorted(FOLDER.glob('*_upernet_*_ade20k-*.py'))
 NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 
 
-def load(path: Path) -> Config:
-    prepare_hosts()
-    cfg = Config.fromfile(path)
-    pytest.importorskip(cfg.default_scope, reason=f'{cfg.default_scope} is not installed')
-    init_default_scope(cfg.default_scope)
-    return cfg
-
-
 def groups(cfg: Config) -> tuple[nn.Module, dict[str, dict]]:
     """The model, and of each parameter the group that the optimizer put it into."""
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model)
+    model = build_on_meta(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     assert type(optimizer) is torch.optim.AdamW
     assert optimizer.defaults['betas'] == (0.9, 0.999)

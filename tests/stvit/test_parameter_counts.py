@@ -7,10 +7,7 @@ was published.
 from pathlib import Path
 
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from mmtoken.compat import prepare_hosts
+from shipped import build_on_meta, load
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs/stvit'
 BACKBONES = {'tiny': 27_552_558, 'small': 48_857_862, 'base': 86_789_128}
@@ -34,14 +31,7 @@ MODELS_IN_MILLIONS = {
 
 
 def build(name: str):
-    """Build the model of a config without memory for its parameters."""
-    prepare_hosts()
-    cfg = Config.fromfile(FOLDER / f'{name}.py')
-    pytest.importorskip(cfg.default_scope, reason=f'{cfg.default_scope} is not installed')
-    init_default_scope(cfg.default_scope)
-    # mmdet's Swin reads its drop path rates off a tensor, which needs a real one
-    with torch.device('cpu' if cfg.model.backbone.type == 'SwinTransformer' else 'meta'):
-        return MODELS.build(cfg.model)
+    return build_on_meta(load(FOLDER / f'{name}.py'))
 
 
 def count(module) -> int:

@@ -2,13 +2,15 @@
 
 import functools
 
+import paca_vit.smallest
 import pytest
 import torch
-from mmtoken import STViTR, STViTSwin, record_tokens
+from mmtoken import PaCaViT, STViTR, STViTSwin, record_tokens
 from mmtoken.analysis.counting import count_complexity
 from mmtoken.analysis.published import count_as_published
 from mmtoken.stvit.stvit_r import ARCHS
 from stvit.smallest import SWIN, TINY
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -111,6 +113,20 @@ def test_original_of_what_is_built():
 def test_models_without_released_code_have_no_original():
     with pytest.raises(ValueError, match='got a STViTSwin without any'):
         count_as_published(STViTSwin(SWIN), lambda: None)
+
+
+def test_another_paper_in_the_same_model_takes_part():
+    teacher = dict(paca_vit.smallest.TINY, teacher_depths=(1, 1, 1, 1))
+    parts = dict(a=STViTR(TINY).eval(), b=PaCaViT(teacher).eval())
+    mixed, image = nn.ModuleDict(parts), torch.zeros(1, 3, 70, 90)
+    counts = {}
+    for counter in (count_complexity, count_as_published):
+        alone = [counter(part, lambda p=part: p(image)).total_macs for part in parts.values()]
+        both = counter(mixed, lambda: [part(image) for part in parts.values()]).total_macs
+        assert both == sum(alone)
+        counts[counter] = alone
+    # each of them costs more as its authors compute it
+    assert all(a < b for a, b in zip(counts[count_complexity], counts[count_as_published]))
 
 
 # -- real sizes: multiply-adds in G

@@ -6,8 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
-from mmtoken.compat import prepare_hosts
+from shipped import build_on_meta, load
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs/stvit'
 CASCADES = sorted(FOLDER.glob('cascade-*-3x_coco.py'))
@@ -20,19 +19,9 @@ SPARED = ('layers.2.blocks.1.norm1.weight', 'norm3.bias')
 TABLE = 'layers.0.blocks.0.attn.relative_position_bias_table'
 
 
-def load(path: Path) -> Config:
-    prepare_hosts()
-    cfg = Config.fromfile(path)
-    pytest.importorskip(cfg.default_scope, reason=f'{cfg.default_scope} is not installed')
-    init_default_scope(cfg.default_scope)
-    return cfg
-
-
 def groups(cfg: Config) -> dict[str, dict]:
     """Of each parameter the group that the optimizer put it into."""
-    # mmdet's Swin reads its drop path rates off a tensor, which needs a real one
-    with torch.device('cpu' if cfg.model.backbone.type == 'SwinTransformer' else 'meta'):
-        model = MODELS.build(cfg.model)
+    model = build_on_meta(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     assert type(optimizer) is torch.optim.AdamW
     by_id = {id(p): group for group in optimizer.param_groups for p in group['params']}
