@@ -1,24 +1,24 @@
-"""What train.py and test.py share: arguments, the config they make, and its runner."""
+"""Arguments, configs and runners, as train.py and test.py share them."""
 
 import argparse
 import difflib
 import inspect
 import os
 import os.path as osp
+import re
 import sys
 from collections.abc import Callable
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.registry import MODELS, RUNNERS
+from mmengine.runner import FlexibleRunner, Runner
 from mmtoken.compat import prepare_hosts
 
-# top-level fields that some host, runner or tool reads besides the arguments of the runner
-KNOWN_FIELDS = {
-    *inspect.signature(Runner.__init__).parameters,
-    *('runner_type', 'strategy', 'compile', 'custom_imports', 'data_root', 'preprocess_cfg'),
-    *('find_unused_parameters', 'model_wrapper_cfg', 'activation_checkpointing'),
-    *('efficient_conv_bn_eval', 'tta_model', 'tta_pipeline', 'fast_forward_on_resume'),
+HOSTS = ('mmdet', 'mmseg', 'mmpose')
+# top-level fields that a host or a tool reads; those of mmengine are found in its source
+TOOL_FIELDS = {
+    *('runner_type', 'custom_imports', 'data_root', 'preprocess_cfg'),
+    *('tta_model', 'tta_pipeline'),
 }
 
 
@@ -26,11 +26,16 @@ class UsageError(ValueError):
     """The command or its files are wrong; the message says what to do about it."""
 
 
+def warn(message: str) -> None:
+    """Print one sentence that must not be lost among the lines of the log."""
+    print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
 def make_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments that training and testing have in common."""
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
-    add('config', help='config file; its default_scope picks the host')
+    add('config', help='config file; its default_scope or its model picks the host')
     add('--work-dir', help='folder for logs and checkpoints (./work_dirs/<config name>)')
     add('--data-root', metavar='DIR', help='the same as --cfg-options data_root=DIR')
     add(
@@ -68,6 +73,8 @@ def load_config(args: argparse.Namespace) -> Config:
             f'config must be a file, got {args.config!r}; the READMEs in configs/ list ours'
         )
     cfg = Config.fromfile(args.config)
+    if not args.config.endswith('.py'):
+        restore_tuples(cfg._cfg_dict)
     options = dict(args.cfg_options)
     data_root = args.data_root or options.pop('data_root', None)
     if data_root:
@@ -79,8 +86,11 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
-    if args.show or args.show_dir:
-        draw_predictions(cfg, args)
+    # mmengine's and mmpose's spelling outside the model, which --tta is going to wrap
+    for field in ('data_preprocessor', 'preprocess_cfg'):
+        if cfg.get(field) and cfg.get('model'):
+            cfg.model.setdefault('data_preprocessor', cfg[field])
+    draw_predictions(cfg, args)
     return cfg
 
 
@@ -100,20 +110,52 @@ def move_data_root(cfg: Config, new: str) -> None:
 
     def moved(node):
         if isinstance(node, dict):
-            return {key: moved(value) for key, value in node.items()}
-        if isinstance(node, (list, tuple)):
+            # ConfigDict would import the classes of a pure-Python config on the way
+            for key, value in dict.items(node):
+                dict.__setitem__(node, key, moved(value))
+        elif isinstance(node, (list, tuple)):
             return type(node)(moved(value) for value in node)
-        if isinstance(node, str) and f'{node}/'.startswith(f'{old}/'):
+        elif isinstance(node, str) and f'{node}/'.startswith(f'{old}/'):
             return osp.join(new, node[len(old) :].lstrip('/'))
         return node
 
-    for key in cfg:
-        cfg[key] = moved(cfg[key])
+    moved(cfg._cfg_dict)
+
+
+def restore_tuples(node: object, in_pipeline: bool = False) -> object:
+    """Turn lists of numbers in pipelines into tuples, which JSON lacks and mmcv's sizes have to be.
+
+    Args:
+        node: Part of a config; changed in place where it is a dict.
+        in_pipeline: Whether the part belongs to a pipeline.
+
+    Returns:
+        The part with tuples.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key != 'prob':  # a probability per direction is a list
+                node[key] = restore_tuples(value, in_pipeline or key.endswith('pipeline'))
+    elif isinstance(node, list):
+        node = [restore_tuples(value, in_pipeline) for value in node]
+        if in_pipeline and node and all(isinstance(value, (int, float)) for value in node):
+            return tuple(node)
+    return node
+
+
+def fields_of_mmengine() -> set[str]:
+    """Return the top-level fields of a config that the runners of mmengine read."""
+    sources = (inspect.getsource(inspect.getmodule(kind)) for kind in (Runner, FlexibleRunner))
+    return {
+        field
+        for source in sources
+        for field in re.findall(r"\bcfg(?:\.get\(|\[)\s*'(\w+)'", source)
+    }
 
 
 def check_options(cfg: Config, options: dict) -> None:
     """Raise on an option for a top-level field that nothing reads: mmengine would add it."""
-    known = KNOWN_FIELDS | set(cfg)
+    known = fields_of_mmengine() | TOOL_FIELDS | set(cfg)
     for option in options:
         field = option.split('.')[0]
         if field not in known:
@@ -124,9 +166,34 @@ def check_options(cfg: Config, options: dict) -> None:
             )
 
 
+def type_name(node: dict) -> str:
+    """Return the bare class name of ``type``: a name, ``'host.Name'``, or the class itself."""
+    kind = node.get('type', '')
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
+
+
+def find_host(cfg: Config) -> str | None:
+    """Return the host of a config: its scope, or where the class of its model comes from."""
+    scope = cfg.get('default_scope')
+    if scope not in HOSTS:
+        kind = (cfg.get('model') or {}).get('type')
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        packages = [base.__module__.split('.')[0] for base in getattr(kind, '__mro__', ())]
+        return next((package for package in packages if package in HOSTS), scope)
+    return scope
+
+
 def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     """Turn on the visualization hook of the host; each host spells it in its own way."""
-    hook = cfg.get('default_hooks', {}).get('visualization')
+    if not (args.show or args.show_dir):
+        if args.interval is not None or args.wait_time is not None:
+            raise UsageError(
+                '--interval and --wait-time belong to --show or --show-dir, got neither of them'
+            )
+        return
+    if args.interval is not None and args.interval < 1:
+        raise UsageError(f'--interval must be 1 or more, got {args.interval}')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise UsageError(
             '--show and --show-dir need default_hooks.visualization, got a config without it; '
@@ -139,20 +206,22 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         hook.interval = args.interval
     if args.wait_time is not None:
         hook.wait_time = args.wait_time
-    if cfg.get('default_scope') == 'mmpose':
+    host = find_host(cfg)
+    if host == 'mmpose':
         hook.update(enable=True, out_dir=folder)
-    elif cfg.get('default_scope') == 'mmseg':
+    elif host == 'mmseg':
         hook.draw = True
-        cfg.visualizer.save_dir = folder
     else:
         hook.update(draw=True, test_out_dir=folder)
+    # where mmseg writes pictures, and every host those of validation
+    if folder and (host == 'mmseg' or not hasattr(args, 'checkpoint')):
+        if not cfg.get('visualizer'):
+            raise UsageError('--show-dir needs the field visualizer, got a config without it')
+        cfg.visualizer.save_dir = folder
 
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that ``runner_type`` names, or mmengine's own."""
-    # mmpose's older spelling of the field
-    if 'preprocess_cfg' in cfg:
-        cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

@@ -10,16 +10,21 @@ wins; ``data_root`` is a real option; wrong files and checkpoints stop the run b
 import argparse
 
 from _checks import (
+    CheckStepsHook,
     StrictLoadHook,
     build_loop,
     check_amp,
     check_files,
     check_launcher,
+    check_parts,
     read_checkpoint,
 )
-from _cli import UsageError, build_runner, load_config, make_parser, run
+from _cli import UsageError, build_runner, load_config, make_parser, run, type_name
+from _resume import resume, warn_of_position
+from _saving import SafeCheckpointHook
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,8 +46,8 @@ def parse_args() -> argparse.Namespace:
 
 def use_amp(cfg: Config) -> None:
     """Switch the plain optimizer wrapper to the one with automatic mixed precision."""
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+    kind = type_name(cfg.optim_wrapper)
+    if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
         raise UsageError(
             f'--amp replaces an OptimWrapper, got optim_wrapper.type={kind!r}; '
             'set up mixed precision in that wrapper instead'
@@ -53,27 +58,12 @@ def use_amp(cfg: Config) -> None:
 
 def scale_lr(cfg: Config) -> None:
     """Let the runner scale the learning rate by batch size / base_batch_size."""
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UsageError(
             '--auto-scale-lr needs the batch size that the learning rate was chosen for, got a '
             'config without it; add auto_scale_lr=dict(base_batch_size=GPUs * images per GPU)'
         )
     cfg.auto_scale_lr.enable = True
-
-
-def resume(cfg: Config, checkpoint: str) -> None:
-    """Go on from a checkpoint, or from the newest one in the work directory ('auto')."""
-    cfg.resume = True
-    cfg.load_from = None if checkpoint == 'auto' else checkpoint
-    path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
-    if path is None:  # an automatic restart may find that the first run never got to a checkpoint
-        return
-    # The runner adopts the seed of the checkpoint only after it has built the sampler, which
-    # would then draw another order of the images than the interrupted run.
-    seed = read_checkpoint(path)['meta'].get('seed')
-    cfg.randomness = dict(cfg.get('randomness') or {})
-    if cfg.randomness.get('seed') is None:
-        cfg.randomness.seed = seed
 
 
 def main() -> None:
@@ -82,16 +72,24 @@ def main() -> None:
     cfg = load_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    check_parts(cfg, 'train')
+    if (args.show or args.show_dir) and cfg.get('val_dataloader') is None:
+        raise UsageError('--show and --show-dir draw the validation, got a run without it')
     if args.amp:
         use_amp(cfg)
     check_amp(cfg)
     check_launcher(cfg)
     if args.auto_scale_lr:
         scale_lr(cfg)
-    if args.resume:
-        resume(cfg, args.resume)
-    elif cfg.get('load_from'):
+    path, meta = args.resume, None
+    if cfg.get('resume') and not path:
+        path = cfg.get('load_from') or 'auto'
+    if path:
+        meta = resume(cfg, path)
+    if cfg.get('load_from') and not cfg.get('resume'):
         read_checkpoint(cfg.load_from)
+    elif args.may_differ and not cfg.get('load_from'):
+        raise UsageError('--may-differ is about a checkpoint, got neither load_from nor --resume')
     for split in ('train', 'val'):
         check_files(cfg, split)
 
@@ -99,8 +97,14 @@ def main() -> None:
     # sharded strategies hold no complete model to compare with
     if isinstance(runner, Runner):
         runner.register_hook(StrictLoadHook(args.may_differ), 'VERY_LOW')
+    runner.register_hook(CheckStepsHook())
+    for hook in runner.hooks:
+        if type(hook) is CheckpointHook:
+            hook.__class__ = SafeCheckpointHook
     for split in ('train', 'val'):
         build_loop(runner, split)
+    if meta:
+        warn_of_position(runner.train_loop, cfg.load_from, meta)
     runner.train()
 
 

@@ -1,54 +1,53 @@
 """tools/train.py: what it trains, what it resumes, and what it refuses with which sentence."""
 
+import importlib
 import json
-import subprocess
-import sys
+import re
+import shutil
 
 import pytest
 import torch
-from _cli import UsageError
-from mmengine.config import Config
+from _cli import UsageError, check_options, find_host
+from mmengine.config import Config, ConfigDict
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.runner import EpochBasedTrainLoop
 from mmtoken.common.checkpoints import read_checkpoint
 
-pytest.importorskip('mmpose', reason='the demo config needs mmpose')
 
-# no augmentation: what a run draws at random is not part of a checkpoint
-PLAIN = (
-    'train_dataloader.dataset.pipeline.2.prob=0.0',
-    *(f'train_dataloader.dataset.pipeline.3.{k}_prob=0.0' for k in ('shift', 'scale', 'rotate')),
-)
+def epochs(work_dir):
+    """The epochs of the checkpoints, by name."""
+    return {path.name: read_checkpoint(path)['meta']['epoch'] for path in work_dir.glob('*.pth')}
 
 
-@pytest.fixture
-def train(commands, few_images):
-    """Train on the few images: ``train(work_dir, *arguments, options=())``."""
-    return lambda *arguments, options=(): commands.train(few_images, *arguments, options=options)
-
-
-def test_interrupted_run_resumes_with_nothing_lost(train, tmp_path, monkeypatch):
-    options = (*PLAIN, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2')
-    train(tmp_path / 'whole', options=options)
-
+def interrupt(monkeypatch, toy, *, epoch, batch=0, options=()):
+    """Train until one iteration has ended, then stop as Ctrl-C would."""
     run_iter = EpochBasedTrainLoop.run_iter
 
-    def interrupted(loop, idx, batch):
-        run_iter(loop, idx, batch)
-        if loop.epoch == 1:
+    def interrupted(loop, idx, data):
+        run_iter(loop, idx, data)
+        if (loop.epoch, idx) == (epoch, batch):
             raise KeyboardInterrupt
 
-    broken = tmp_path / 'broken'
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(EpochBasedTrainLoop, 'run_iter', interrupted)
-        train(broken, options=options)
-    (broken / 'notes.txt').write_text('mine')
-    first = {path.name for path in broken.iterdir()}
-    # the seed comes from the checkpoint: the order of the images is the same again
-    train(broken, '--resume', options=(*options, 'randomness.seed=None'))
+        toy.train('--no-validate', options=options)
 
-    assert first <= {path.name for path in broken.iterdir()}
-    whole = read_checkpoint(tmp_path / 'whole/epoch_2.pth')
-    resumed = read_checkpoint(broken / 'epoch_2.pth')
+
+# resuming
+
+
+def test_interrupted_run_resumes_with_nothing_lost(toy, monkeypatch):
+    interrupt(monkeypatch, toy, epoch=1)
+    (toy.work_dir / 'notes.txt').write_text('mine')
+    before = {path.name for path in toy.work_dir.iterdir()}
+    toy.train('--resume', '--no-validate')
+    assert before <= {path.name for path in toy.work_dir.iterdir()}
+    resumed = read_checkpoint(toy.work_dir / 'epoch_2.pth')
+
+    toy.work_dir = toy.folder / 'whole'
+    # without --resume the seed would be another one, and so the order of the samples
+    toy.train('--no-validate', options=(f'randomness.seed={resumed["meta"]["seed"]}',))
+    whole = read_checkpoint(toy.work_dir / 'epoch_2.pth')
     for part in ('epoch', 'iter', 'seed'):
         assert resumed['meta'][part] == whole['meta'][part]
     for key, value in whole['state_dict'].items():
@@ -61,24 +60,201 @@ def test_interrupted_run_resumes_with_nothing_lost(train, tmp_path, monkeypatch)
     assert one.tolist() == other.tolist()
 
 
-def test_resume_of_a_run_that_never_saved_starts_it(train, tmp_path):
-    train(tmp_path, '--resume', '--no-validate')
-    assert (tmp_path / 'epoch_1.pth').is_file()
+def test_nothing_to_resume_starts_from_load_from(trained, capsys):
+    weights = trained.work_dir / 'epoch_1.pth'
+    trained.work_dir = trained.folder / 'new'
+    options = (f'load_from={weights}', 'optim_wrapper.optimizer.lr=0.0')
+    trained.train('--resume', '--no-validate', options=options)
+    states = (weights, trained.work_dir / 'epoch_2.pth')
+    one, other = (read_checkpoint(path)['state_dict'] for path in states)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert 'training starts from the beginning' in capsys.readouterr().err
 
 
-def test_auto_scale_lr(commands, train, tmp_path):
-    train(tmp_path, '--auto-scale-lr', '--no-validate')
-    cfg = Config.fromfile(commands.demo_config)
-    group = read_checkpoint(tmp_path / 'epoch_1.pth')['optimizer']['param_groups'][0]
-    assert group['initial_lr'] == pytest.approx(
-        cfg.optim_wrapper.optimizer.lr * 4 / cfg.auto_scale_lr.base_batch_size
+def test_config_that_asks_to_resume(trained):
+    before = (trained.work_dir / 'epoch_1.pth').read_bytes()
+    trained.train('--no-validate', options=('resume=True', 'train_cfg.max_epochs=3'))
+    assert (trained.work_dir / 'epoch_1.pth').read_bytes() == before
+    assert epochs(trained.work_dir)['epoch_3.pth'] == 3
+
+
+def test_load_from_is_checked_if_there_is_nothing_to_resume(toy):
+    with pytest.raises(UsageError, match=r'must be an existing file, got .*no\.pth'):
+        toy.train('--resume', options=('load_from=no.pth',))
+
+
+def test_moved_work_dir(trained):
+    trained.work_dir = trained.work_dir.rename(trained.folder / 'moved')
+    trained.train('--resume', '--no-validate', options=('train_cfg.max_epochs=3',))
+    assert epochs(trained.work_dir) == {f'epoch_{n}.pth': n for n in (1, 2, 3)}
+
+
+def spoil(work_dir, how):
+    """Leave a work directory as a kill, a full disk or a careless copy does."""
+    newest, last = work_dir / 'epoch_10.pth', work_dir / 'last_checkpoint'
+    if how == 'truncated':
+        newest.write_bytes(newest.read_bytes()[:1000])
+    elif how == 'missing':
+        last.unlink()
+    elif how == 'both':
+        newest.write_bytes(b'')
+        last.unlink()
+    else:
+        last.write_text('')
+
+
+@pytest.mark.parametrize(
+    ('how', 'first'), [('truncated', 10), ('missing', 11), ('both', 10), ('empty', 11)]
+)
+def test_resumes_from_the_newest_whole_checkpoint(toy, capsys, how, first):
+    toy.train('--no-validate', options=('train_cfg.max_epochs=10',))
+    spoil(toy.work_dir, how)
+    before = {path: path.read_bytes() for path in toy.work_dir.glob('epoch_?.pth')}
+    toy.train('--resume', '--no-validate', options=('train_cfg.max_epochs=11',))
+    assert epochs(toy.work_dir) == {f'epoch_{n}.pth': n for n in range(1, 12)}
+    assert before == {path: path.read_bytes() for path in before}
+    captured = capsys.readouterr()
+    assert re.search(rf"warning: .*resuming from '.*epoch_{first - 1}\.pth'", captured.err)
+    assert (
+        f'Epoch(train) [{first}]' in captured.out and f'[{first - 1}]' not in captured.out[-4000:]
     )
 
 
-def test_runner_type(train, tmp_path):
-    options = ('runner_type=FlexibleRunner', 'strategy.type=SingleDeviceStrategy')
-    train(tmp_path, '--no-validate', options=options)
-    assert (tmp_path / 'epoch_1.pth').is_file()
+def test_no_whole_checkpoint_is_not_overwritten(trained):
+    for path in trained.work_dir.glob('*.pth'):
+        path.write_bytes(b'half')
+    with pytest.raises(UsageError, match=r'got none among .*epoch_2.*would overwrite them'):
+        trained.train('--resume')
+
+
+@pytest.mark.parametrize('content', ['bare', 'published', 'plain'])
+def test_resume_from_weights_only(trained, content):
+    checkpoint = read_checkpoint(trained.work_dir / 'epoch_1.pth')
+    state = checkpoint['state_dict']
+    meta = dict(mmengine_version='0.10')
+    kinds = dict(
+        bare=dict(state_dict=state), plain=state, published=dict(state_dict=state, meta=meta)
+    )
+    path = trained.folder / 'weights.pth'
+    torch.save(kinds[content], path)
+    with pytest.raises(UsageError, match='without its epoch and iteration; .* load_from=.*weights'):
+        trained.train('--resume', path)
+
+
+def test_iteration_checkpoint_in_an_epoch_loop(toy, monkeypatch, capsys):
+    options = ('default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=1')
+    interrupt(monkeypatch, toy, epoch=1, options=options)
+    toy.train('--resume', '--no-validate', options=options)
+    assert 'inside epoch 2, which starts again: 1 of its 2 iter' in capsys.readouterr().err
+
+
+def test_resume_of_a_finished_run(trained, capsys):
+    trained.train('--resume', '--no-validate')
+    assert 'is the end of a run of 2 epochs' in capsys.readouterr().err
+
+
+# saving
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(b'old')
+    importlib.import_module('_saving')
+    with pytest.raises(TypeError):  # after the file was opened, as on a full disk
+        get_file_backend(str(path)).put('no bytes', path)
+    assert path.read_bytes() == b'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('kept', ['max_keep_ckpts=1', 'save_best=mean'])
+def test_kill_while_saving_leaves_the_old_checkpoint(toy, monkeypatch, kept):
+    options = ['default_hooks.checkpoint.interval=1', f'default_hooks.checkpoint.{kept}']
+    options += ['default_hooks.checkpoint.rule=greater', 'train_cfg.max_epochs=1']
+    toy.train(options=options)
+    (old,) = toy.work_dir.glob('epoch_1.pth' if 'max' in kept else 'best_mean_*1.pth')
+
+    def killed(backend, obj, filepath):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if 'best' in kept:  # only the write of the next best one
+            put = LocalBackend.put
+            patch.setattr(LocalBackend, 'put', lambda *a: (killed if 'best' in a[2] else put)(*a))
+        else:
+            patch.setattr(LocalBackend, 'put', killed)
+        toy.train('--resume', options=(*options, 'train_cfg.max_epochs=2'))
+    assert read_checkpoint(old)['meta']['epoch'] == 1
+    toy.train('--resume', options=(*options, 'train_cfg.max_epochs=2'))
+    assert not old.exists()
+
+
+def test_resumed_copy_leaves_the_best_checkpoint_of_the_original(toy):
+    options = ['default_hooks.checkpoint.save_best=mean', 'default_hooks.checkpoint.rule=greater']
+    toy.train(options=options)
+    best = list(toy.work_dir.glob('best_*'))
+    toy.work_dir = shutil.copytree(toy.work_dir, toy.folder / 'copy')
+    toy.train('--resume', options=(*options, 'train_cfg.max_epochs=6'))
+    assert best == list((toy.folder / 'runs').glob('best_*'))
+    assert len(list(toy.work_dir.glob('best_*'))) == 1
+
+
+# configs of every style
+
+
+@pytest.mark.parametrize('style', ['lazy', 'json', 'yaml', 'dumped lazy'])
+def test_config_styles_train_the_same(trained, style):
+    config = trained.lazy_config
+    if style != 'lazy':
+        source = trained.lazy_config if 'lazy' in style else trained.config
+        config = trained.folder / f'dumped.{style if style in ("json", "yaml") else "py"}'
+        Config.fromfile(source).dump(config)
+    seed = read_checkpoint(trained.work_dir / 'epoch_2.pth')['meta']['seed']
+    trained.work_dir = trained.folder / 'other'
+    trained.train(options=(f'randomness.seed={seed}', 'visualizer=None'), config=config)
+    paths = (folder / 'epoch_2.pth' for folder in (trained.folder / 'runs', trained.work_dir))
+    one, other = (read_checkpoint(path)['state_dict'] for path in paths)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_sizes_of_a_json_config_are_tuples(commands, tmp_path):
+    config = tmp_path / 'config.json'
+    step = dict(type='Resize', scale=[160, 128], scales=[[1, 2], [3, 4]], prob=[0.5, 0.5])
+    config.write_text(json.dumps(dict(model=dict(sizes=[1, 2]), a_pipeline=[step])))
+    tool, args = commands.parse('train', config)
+    cfg = tool.load_config(args)
+    assert cfg.model.sizes == [1, 2]
+    expected = dict(step, scale=(160, 128), scales=[(1, 2), (3, 4)])
+    assert cfg.a_pipeline == [ConfigDict(expected)]
+
+
+@pytest.mark.parametrize('scope', ['default', None])
+def test_host_of_a_config_without_a_scope(scope):
+    detectors = pytest.importorskip('mmdet.models.detectors')
+    for kind in (detectors.RetinaNet, 'mmdet.RetinaNet', 'mmdet.models.detectors.RetinaNet'):
+        model = ConfigDict(dict(model=dict(type=kind), default_scope=scope))
+        assert find_host(model) == 'mmdet'
+
+
+@pytest.mark.parametrize(
+    'field',
+    [
+        *('sync_bn', 'compile', 'activation_checkpointing', 'efficient_conv_bn_eval'),
+        *('find_unused_parameters', 'model_wrapper_cfg', 'strategy', 'data_preprocessor'),
+        *('init_weights_for_test_or_val', 'log_level', 'experiment_name', 'runner_type'),
+    ],
+)
+def test_option_for_any_field_that_mmengine_reads(field):
+    check_options(Config(), {field: None, f'{field}.part': 1})
+
+
+def test_config_without_val_and_test(toy):
+    drop = ''.join(
+        f'{s}_{part} = None\n'
+        for s in ('val', 'test')
+        for part in ('dataloader', 'cfg', 'evaluator')
+    )
+    toy.train(config=toy.write('only.py', f"_base_ = 'toy_config.py'\n{drop}"))
+    assert len(epochs(toy.work_dir)) == 2
 
 
 @pytest.mark.parametrize('spelling', [('--data-root', '/new'), ('--cfg-options', 'data_root=/new')])
@@ -107,63 +283,135 @@ def test_one_data_set_can_live_elsewhere(commands):
     assert cfg.work_dir == f'./work_dirs/{commands.demo_config.stem}'
 
 
-def test_wrong_command_is_one_sentence(commands, tmp_path):
-    command = [sys.executable, commands.tools / 'train.py', tmp_path / 'no.py']
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith('error: config must be a file, got')
-    assert 'Traceback' not in result.stderr
+class InMemory(LocalBackend):
+    """Any registered backend: it knows files, and no folders."""
+
+    def exists(self, filepath):
+        return filepath.endswith('train.json')
 
 
-def test_missing_annotation_file(train, tmp_path):
-    wrong = ('train_dataloader.dataset.ann_file=annotations/no.json',)
-    message = r'train_dataloader\.dataset\.ann_file must exist, got .*no\.json.* --data-root DIR'
+@pytest.mark.parametrize('name', ['train', 'other'])
+def test_data_behind_a_registered_backend(commands, name):
+    tool = commands.load('train')
+    register_backend('memory', InMemory, prefixes='memory', force=True)
+    loader = dict(pipeline=[dict(type='LoadImageFromFile', backend_args=dict(backend='http'))])
+    dataset = dict(
+        loader, data_root='memory://set', ann_file=f'{name}.json', data_prefix=dict(i='i')
+    )
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    if name == 'train':
+        return tool.check_files(cfg, 'train')
+    with pytest.raises(UsageError, match='ann_file must exist, got .memory://set/other.json'):
+        tool.check_files(cfg, 'train')
+
+
+def test_auto_scale_lr(toy):
+    options = ('auto_scale_lr.base_batch_size=8',)
+    toy.train('--auto-scale-lr', '--no-validate', options=options)
+    group = read_checkpoint(toy.work_dir / 'epoch_1.pth')['optimizer']['param_groups'][0]
+    assert group['lr'] == pytest.approx(0.1 * 2 / 8)
+
+
+def test_runner_type(toy):
+    options = ('runner_type=FlexibleRunner', 'strategy.type=SingleDeviceStrategy', 'env_cfg={}')
+    toy.train('--no-validate', options=options)
+    toy.train('--no-validate', '--resume', options=(*options, 'train_cfg.max_epochs=3'))
+    assert epochs(toy.work_dir) == {f'epoch_{n}.pth': n for n in (1, 2, 3)}
+
+
+# refusals, before anything is written
+
+
+def test_wrong_command_is_one_sentence(commands):
+    tool, args = commands.parse('train', 'no.py')
+    with pytest.raises(SystemExit, match='^error: config must be a file, got .no.py.; the READMEs'):
+        tool.run(lambda: tool.load_config(args))
+
+
+LOADER = 'train_dataloader'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'options', 'message'),
+    [
+        (
+            [],
+            [f'{LOADER}.dataset.ann_file=no.json'],
+            r'ann_file must exist, got .*no\.json.* --data',
+        ),
+        ([], ['val_dataloader.dataset.data_prefix.img=no'], r'val_.*data_prefix\.img must exist'),
+        (
+            [],
+            [f'{LOADER}.batch_size=5', f'{LOADER}.drop_last=True'],
+            'got 4 samples in batches of 5',
+        ),
+        ([], ['train_cfg.max_epochs=0'], "needs at least one iteration, got .*'max_epochs': 0"),
+        (
+            [],
+            ['val_dataloader.batch_size=5', 'val_dataloader.drop_last=True'],
+            'validation needs at',
+        ),
+        (
+            [],
+            ['model.num_classes=3'],
+            r'bbox_head\.num_classes .* got 3 for 2 classes a, b; set num',
+        ),
+        ([], ['model.scale=1e39'], r'loss must be finite, got loss=inf in iteration 1 \(epoch 1\)'),
+        ([], ['optim_wrapper=None'], 'got a config without optim_wrapper; add'),
+        ([], ['val_evaluator=None'], 'validation needs .* a config without val_evaluator; add'),
+        ([], ['model=None'], 'training needs model, .* without model'),
+        ([], ['train_cgf.max_epochs=1'], "'train_cgf.max_epochs'; did you mean train_cfg"),
+        (['--auto-scale-lr'], [], 'add auto_scale_lr=dict.base_batch_size'),
+        (['--amp'], ['optim_wrapper.type=DeepSpeedOptimWrapper'], 'got .*DeepSpeedOptimWrapper'),
+        (['--interval', '2'], [], 'belong to --show or --show-dir'),
+        (['--show', '--interval', '0'], [], '--interval must be 1 or more, got 0'),
+        (['--show-dir', 'pictures'], [], '--show-dir need default_hooks.visualization'),
+        (['--may-differ', 'x'], [], 'got neither load_from nor --resume'),
+        (['--resume', 'no.pth'], [], r'checkpoint must be an existing file, got .*no\.pth'),
+    ],
+)
+def test_refused(toy, arguments, options, message):
     with pytest.raises(UsageError, match=message):
-        train(tmp_path, options=wrong)
-
-
-def test_missing_image_folder(train, tmp_path):
-    wrong = ('val_dataloader.dataset.data_prefix.img=no_images',)
-    with pytest.raises(UsageError, match=r'val_dataloader.*data_prefix\.img must exist'):
-        train(tmp_path, options=wrong)
+        toy.train(*arguments, options=options)
+    assert not list(toy.work_dir.glob('**/*.pth'))
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_empty_data_set(train, few_images, tmp_path, split):
-    empty = json.loads((few_images / 'annotations/person_keypoints_val.json').read_text())
-    empty['annotations'] = []
-    path = tmp_path / 'empty.json'
-    path.write_text(json.dumps(empty))
-    wrong = (f'{split}_dataloader.dataset.ann_file={path}',)
+def test_empty_data_set(toy, split):
+    toy.annotate([], 'empty.json')
+    dataset = f'{split}_dataloader.dataset'
+    wrong = (f'{dataset}.ann_file=empty.json', f'{dataset}.serialize_data=True')
     with pytest.raises(UsageError, match=f'{split}_dataloader.*at least one sample, got 0 from'):
-        train(tmp_path, options=wrong)
+        toy.train(options=wrong)
 
 
-def test_amp_on_a_cpu(train, tmp_path, monkeypatch):
+def test_drop_last_under_an_infinite_sampler_trains(toy):
+    options = [f'{LOADER}.{option}' for option in ('batch_size=5', 'drop_last=True')]
+    options += [f'{LOADER}.sampler.type=InfiniteSampler', 'train_cfg.by_epoch=False']
+    loop = (
+        "_base_ = 'toy_config.py'\ntrain_cfg = dict(_delete_=True, by_epoch=False, max_iters=2)\n"
+    )
+    options += ['default_hooks.checkpoint.by_epoch=False']
+    toy.train('--no-validate', options=options, config=toy.write('iterations.py', loop))
+    assert (toy.work_dir / 'iter_2.pth').is_file()
+
+
+def test_infinite_loss_in_a_later_iteration_keeps_the_checkpoints(toy):
+    options = ('optim_wrapper.optimizer.lr=1e30', 'train_cfg.max_epochs=9')
+    with pytest.raises(
+        UsageError, match=r'the loss must be finite, got loss=(inf|nan) in iteration'
+    ):
+        toy.train('--no-validate', options=options)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [(['--amp'], 'device=cpu; train'), (['--launcher', 'pytorch'], "got 'pytorch' .*=cpu; run")],
+)
+def test_needs_an_accelerator(toy, monkeypatch, arguments, message):
     monkeypatch.setattr('_checks.get_device', lambda: 'cpu')
-    with pytest.raises(UsageError, match='needs an accelerator, got device=cpu; train without'):
-        train(tmp_path, '--amp')
-
-
-def test_several_processes_on_a_cpu(train, tmp_path, monkeypatch):
-    monkeypatch.setattr('_checks.get_device', lambda: 'cpu')
-    with pytest.raises(UsageError, match=r"one accelerator per process, got 'pytorch' .*=cpu; run"):
-        train(tmp_path, '--launcher', 'pytorch')
-
-
-def test_amp_of_another_wrapper(train, tmp_path):
-    with pytest.raises(UsageError, match='replaces an OptimWrapper, got .*DeepSpeedOptimWrapper'):
-        train(tmp_path, '--amp', options=('optim_wrapper.type=DeepSpeedOptimWrapper',))
-
-
-def test_auto_scale_lr_without_its_base(train, tmp_path):
-    with pytest.raises(UsageError, match='add auto_scale_lr=dict.base_batch_size'):
-        train(tmp_path, '--auto-scale-lr', options=('auto_scale_lr={}',))
-
-
-def test_misspelt_option(train, tmp_path):
-    with pytest.raises(UsageError, match="'train_cgf.max_epochs'; did you mean train_cfg"):
-        train(tmp_path, options=('train_cgf.max_epochs=1',))
+    with pytest.raises(UsageError, match=f'accelerator.*{message}'):
+        toy.train(*arguments)
 
 
 def test_data_root_of_a_config_without_one(commands, tmp_path):
@@ -173,34 +421,23 @@ def test_data_root_of_a_config_without_one(commands, tmp_path):
         commands.call('train', config, '--data-root', '/new')
 
 
-def test_show_without_a_hook(commands, tmp_path):
-    config = tmp_path / 'config.py'
-    config.write_text("work_dir = 'w'\n")
-    with pytest.raises(UsageError, match='--show-dir need default_hooks.visualization'):
-        commands.call('train', config, '--show-dir', 'pictures')
-
-
-def test_resume_from_a_missing_checkpoint(train, tmp_path):
-    with pytest.raises(UsageError, match=r'checkpoint must be an existing file, got .*no\.pth'):
-        train(tmp_path, '--resume', tmp_path / 'no.pth')
-
-
-def test_load_from_another_model(train, tmp_path):
-    path = tmp_path / 'other.pth'
+def test_load_from_another_model(toy):
+    path = toy.folder / 'other.pth'
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), path)
-    message = r'weights of the model.* unexpected key.*weight.*missing keys.*backbone.*may-differ'
+    message = r'weights of the model.* unexpected key.*weight.*missing keys.*layer.*may-differ'
     with pytest.raises(UsageError, match=message):
-        train(tmp_path, '--no-validate', options=(f'load_from={path}',))
+        toy.train('--no-validate', options=(f'load_from={path}',))
 
 
-def test_finetuning_declares_the_head(train, tmp_path):
-    options = ('model.head.out_channels=17',)
-    train(tmp_path / 'first', '--no-validate', options=options)
-    path = tmp_path / 'first/epoch_1.pth'
+def test_finetuning_declares_the_head(trained):
+    path = trained.work_dir / 'epoch_1.pth'
     checkpoint = read_checkpoint(path)
-    final = checkpoint['state_dict']['head.final_layer.weight']
-    checkpoint['state_dict']['head.final_layer.weight'] = final[:14]
+    checkpoint['state_dict']['bbox_head.weight'] = torch.zeros(3, 1)
     torch.save(checkpoint, path)
-    arguments = ('--no-validate', '--may-differ', r'head\.')
-    train(tmp_path / 'second', *arguments, options=(f'load_from={path}',))
-    assert (tmp_path / 'second/epoch_1.pth').is_file()
+    trained.work_dir = trained.folder / 'second'
+    options = (f'load_from={path}',)
+    trained.train('--no-validate', '--may-differ', r'bbox_head\.', options=options)
+    assert (trained.work_dir / 'epoch_1.pth').is_file()
+    for pattern, message in ((r'head\.', 'which matches none'), ('(', 'must be regular expr')):
+        with pytest.raises(UsageError, match=message):
+            trained.train('--may-differ', pattern, options=options)
