@@ -143,7 +143,8 @@ def build_loop(runner: Runner, split: str) -> BaseLoop | None:
             f'{loop.dataloader.batch_size} and {split}_cfg={runner.cfg[f"{split}_cfg"]}; use a '
             'smaller batch_size, drop_last=False, or more epochs'
         )
-    check_classes(runner.model, getattr(dataset, 'metainfo', {}), split)
+    if isinstance(runner.model, nn.Module):  # sharded strategies build it later
+        check_classes(runner.model, getattr(dataset, 'metainfo', {}), split)
     return loop
 
 

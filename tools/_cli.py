@@ -72,7 +72,13 @@ def load_config(args: argparse.Namespace) -> Config:
         raise UsageError(
             f'config must be a file, got {args.config!r}; the READMEs in configs/ list ours'
         )
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except ImportError as error:
+        raise UsageError(
+            f'the modules of a config must be importable, got "{error.__context__ or error}"; put '
+            'their folder on PYTHONPATH'
+        ) from error
     if not args.config.endswith('.py'):
         restore_tuples(cfg._cfg_dict)
     options = dict(args.cfg_options)
@@ -172,14 +178,14 @@ def type_name(node: dict) -> str:
     return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
 
 
-def find_host(cfg: Config) -> str | None:
+def find_host(cfg: Config) -> str:
     """Return the host of a config: its scope, or where the class of its model comes from."""
     scope = cfg.get('default_scope')
     if scope not in HOSTS:
         kind = (cfg.get('model') or {}).get('type')
         kind = MODELS.get(kind) if isinstance(kind, str) else kind
         packages = [base.__module__.split('.')[0] for base in getattr(kind, '__mro__', ())]
-        return next((package for package in packages if package in HOSTS), scope)
+        return next((package for package in packages if package in HOSTS), scope or 'mmengine')
     return scope
 
 
@@ -215,7 +221,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         hook.update(draw=True, test_out_dir=folder)
     # where mmseg writes pictures, and every host those of validation
     if folder and (host == 'mmseg' or not hasattr(args, 'checkpoint')):
-        if not cfg.get('visualizer'):
+        if cfg.get('visualizer') is None:
             raise UsageError('--show-dir needs the field visualizer, got a config without it')
         cfg.visualizer.save_dir = folder
 

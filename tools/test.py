@@ -83,7 +83,7 @@ class PredictionsHook(Hook):
         self.evaluator.evaluate(len(runner.test_dataloader.dataset))
 
 
-def check_outputs(out: str | None, dump: str | None, host: str | None) -> None:
+def check_outputs(out: str | None, dump: str | None, host: str) -> None:
     """Raise unless --out and --dump name what this host can write."""
     if dump and not dump.endswith(PICKLES):
         raise UsageError(f'--dump must name a FILE.pkl for the predictions, got {dump!r}')
@@ -95,7 +95,7 @@ def check_outputs(out: str | None, dump: str | None, host: str | None) -> None:
         )
 
 
-def save_outputs(runner: Runner, out: str | None, dump: str | None, host: str | None) -> None:
+def save_outputs(runner: Runner, out: str | None, dump: str | None, host: str) -> None:
     """Write what --out and --dump ask for, whatever the kind of the evaluator."""
     for path in (out, dump):
         if path and path.endswith(PICKLES):

@@ -7,136 +7,153 @@ import pytest
 import torch
 from _cli import UsageError
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 from mmtoken.common.checkpoints import read_checkpoint
 
-pytest.importorskip('mmpose', reason='the demo config needs mmpose')
+
+@pytest.mark.parametrize(
+    ('evaluator', 'metrics'),
+    [
+        ('metric', 2),
+        ('[metric, dict(metric, prefix="again")]', 4),
+        ('dict(type="Evaluator", metrics=[metric])', 2),
+        ('[]', 0),
+    ],
+)
+def test_evaluators_of_any_kind_stay_as_they_are(trained, monkeypatch, evaluator, metrics):
+    config = trained.write(
+        'evaluator.py',
+        "_base_ = 'toy_config.py'\nmetric = dict(type='MeanPrediction', prefix='toy')\n"
+        f'test_evaluator = {evaluator}\n',
+    )
+    seen, from_cfg = [], Runner.from_cfg
+    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: seen.append(cfg) or from_cfg(cfg))
+    out, dump = trained.folder / 'm.json', trained.folder / 'p.pkl'
+    trained.test('--out', out, '--dump', dump, config=config)
+    assert seen[0].test_evaluator == Config.fromfile(config).test_evaluator
+    assert len(json.loads(out.read_text())) == metrics
+    assert len(pickle.loads(dump.read_bytes())) == 4
 
 
-@pytest.fixture(scope='module')
-def checkpoint(commands, few_images, tmp_path_factory):
-    work_dir = tmp_path_factory.mktemp('trained')
-    commands.train(few_images, work_dir, '--no-validate')
-    return work_dir / 'epoch_1.pth'
+def test_same_numbers_from_a_pure_python_config(trained):
+    for name, config in (('a.json', trained.config), ('b.json', trained.lazy_config)):
+        trained.test('--out', trained.folder / name, config=config)
+    one, other = ((trained.folder / name).read_text() for name in ('a.json', 'b.json'))
+    assert one == other and 'mean' in one
 
 
-@pytest.fixture
-def test(commands, few_images):
-    """Evaluate on the few images: ``test(checkpoint, *arguments, options=())``."""
-    return lambda *arguments, options=(): commands.test(few_images, *arguments, options=options)
+def test_config_for_tests_only_that_asks_to_resume(trained):
+    drop = 'train_dataloader train_cfg optim_wrapper val_dataloader val_cfg val_evaluator'
+    lines = ''.join(f'{field} = None\n' for field in drop.split())
+    lines += "resume = True\nparam_scheduler = [dict(type='MultiStepLR', milestones=[1])]\n"
+    config = trained.write('tests_only.py', f"_base_ = 'toy_config.py'\n{lines}")
+    trained.test('--out', trained.folder / 'm.json', config=config)
+    assert (trained.folder / 'm.json').is_file()
+    with pytest.raises(
+        UsageError, match='training needs .* without train_dataloader and train_cfg'
+    ):
+        trained.train(config=config)
 
 
-def test_writes_metrics_predictions_and_pictures(test, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ('arguments', 'options', 'message'),
+    [
+        ([], ['test_evaluator=None'], 'testing needs .* a config without test_evaluator; add'),
+        ([], ['model.num_classes=1'], r'bbox_head\.num_classes .* got 1 for 2 classes a, b'),
+        (
+            ['--out', 'metrics.txt'],
+            [],
+            r"--out must be FILE\.pkl.* got 'metrics\.txt' for mmengine",
+        ),
+        (['--out', 'folder'], [], r"--out must be FILE\.pkl.* got 'folder' for mmengine"),
+        (
+            ['--out', 'folder'],
+            ['default_scope=mmseg'],
+            'needs a metric with output_dir, got .folder',
+        ),
+        (['--dump', 'p.json'], [], r"--dump must name a FILE\.pkl .* got 'p\.json'"),
+        (['--tta'], ['default_scope=mmpose'], r'got a model without test_cfg\.flip_test'),
+        (['--tta'], ['default_scope=mmdet', 'model.mask_head={}'], 'got a model with a mask_head'),
+        (['--tta'], [], 'a config of mmengine without tta_model and tta_pipeline; inherit'),
+    ],
+)
+def test_refused(trained, arguments, options, message):
+    with pytest.raises(UsageError, match=message):
+        trained.test(*arguments, options=options)
+
+
+def test_refused_checkpoints(trained):
+    whole = trained.work_dir / 'epoch_2.pth'
+    other = trained.folder / 'other.pth'
+    with pytest.raises(UsageError, match=r'existing file, got .*other\.pth.*last_check'):
+        trained.test(checkpoint=other)
+    other.write_bytes(whole.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=r'\(1000 bytes\) .* copy it again'):
+        trained.test(checkpoint=other)
+    torch.save([torch.zeros(1)], other)
+    with pytest.raises(UsageError, match='must hold named weights, got .* with a list; pass'):
+        trained.test(checkpoint=other)
+    # the same keys, another shape: what mmengine alone would load half of
+    state = read_checkpoint(whole)['state_dict']
+    torch.save(dict(state, **{'layer.weight': torch.zeros(2, 1)}), other)
+    with pytest.raises(UsageError, match='model in the config, got size mismatch for layer.weight'):
+        trained.test(checkpoint=other)
+    del state['layer.weight']
+    torch.save(state, other)
+    with pytest.raises(UsageError, match='missing keys in source state_dict: layer.weight'):
+        trained.test(checkpoint=other)
+
+
+def test_weights_of_data_parallel_training(trained):
+    state = read_checkpoint(trained.work_dir / 'epoch_2.pth')['state_dict']
+    path = trained.folder / 'parallel.pth'
+    torch.save({f'module.{key}': value for key, value in state.items()}, path)
+    for checkpoint, name in ((path, 'a.json'), (None, 'b.json')):
+        trained.test('--out', trained.folder / name, checkpoint=checkpoint)
+    one, other = ((trained.folder / name).read_text() for name in ('a.json', 'b.json'))
+    assert one == other
+
+
+def test_pose_demo_trains_and_evaluates(commands, few_images, tmp_path):
+    pytest.importorskip('mmpose', reason='the demo config needs mmpose')
+    loaders = [f'{split}_dataloader' for split in ('train', 'val', 'test')]
+    options = [f'{loader}.{name}' for loader in loaders for name in IN_PROCESS]
+    options += ['train_cfg.max_epochs=1', 'train_dataloader.batch_size=4']
+    places = (commands.demo_config, '--data-root', few_images, '--work-dir', tmp_path)
+    commands.call('train', *places, '--no-validate', options=options)
     metrics, predictions, pictures = (tmp_path / name for name in ('m.json', 'p.pkl', 'pictures'))
-    test(checkpoint, '--out', metrics, '--dump', predictions, '--show-dir', pictures)
+    written = ('--out', metrics, '--dump', predictions, '--show-dir', pictures)
+    config, *places = places
+    commands.call('test', config, tmp_path / 'epoch_1.pth', *places, *written, options=options)
     assert 0 <= json.loads(metrics.read_text())['coco/AP'] <= 1
     persons = pickle.loads(predictions.read_bytes())
     assert persons and persons[0]['pred_instances']['keypoints'].shape == (1, 17, 2)
     assert len(list(pictures.glob('*.png'))) == len(persons)
 
 
-def test_predictions_by_the_spelling_of_mmdet(test, checkpoint, tmp_path):
-    test(checkpoint, '--out', tmp_path / 'p.pkl')
-    assert pickle.loads((tmp_path / 'p.pkl').read_bytes())
-
-
-def test_tta_is_the_flip_test_in_mmpose(commands, checkpoint):
-    tool, args = commands.parse('test', commands.demo_config, checkpoint, '--tta')
+def test_tta_is_the_flip_test_in_mmpose(commands):
+    pytest.importorskip('mmpose', reason='the demo config needs mmpose')
+    option = 'model.test_cfg.flip_test=False'
+    tool, args = commands.parse(
+        'test', commands.demo_config, 'c.pth', '--tta', '--cfg-options', option
+    )
     cfg = tool.load_config(args)
-    cfg.model.test_cfg.flip_test = False
     tool.use_tta(cfg)
     assert cfg.model.test_cfg.flip_test is True
 
 
-def test_tta_of_an_mmdet_box_detector(commands):
-    test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
-    cfg = Config(
-        dict(
-            default_scope='mmdet',
-            model=dict(type='RetinaNet'),
-            test_dataloader=dict(dataset=dict(dataset=dict(pipeline=test_pipeline))),
-        )
-    )
+def test_given_tta_reaches_every_data_set(commands):
+    sets = [dict(type='A', pipeline=['a']), dict(type='Repeat', dataset=dict(pipeline=['b']))]
+    fields = dict(tta_model=dict(type='Merge'), tta_pipeline=['views'], default_scope='mmpretrain')
+    loader = dict(dataset=dict(type='ConcatDataset', datasets=sets))
+    cfg = Config(dict(fields, model=dict(type='Net'), test_dataloader=loader))
     commands.load('test').use_tta(cfg)
-    assert cfg.model == dict(cfg.tta_model, module=dict(type='RetinaNet'))
-    pipeline = cfg.test_dataloader.dataset.dataset.pipeline
-    assert [step.type for step in pipeline] == ['LoadImageFromFile', 'TestTimeAug']
+    first, second = cfg.test_dataloader.dataset.datasets
+    assert first.pipeline == second.dataset.pipeline == ['views']
+    assert cfg.model == dict(type='Merge', module=dict(type='Net'))
 
 
-def test_mmseg_writes_masks_into_a_folder(commands):
-    cfg = Config(dict(default_scope='mmseg', test_evaluator=dict(type='IoUMetric')))
-    commands.load('test').save_outputs(cfg, 'masks', None)
-    assert cfg.test_evaluator[0].output_dir == 'masks'
-
-
-def test_mmdet_predictions_are_encoded(commands):
-    cfg = Config(dict(default_scope='mmdet', test_evaluator=[dict(type='CocoMetric')]))
-    commands.load('test').save_outputs(cfg, 'p.pkl', None)
-    assert cfg.test_evaluator[1] == dict(type='DumpDetResults', out_file_path='p.pkl')
-
-
-@pytest.mark.parametrize(
-    ('host', 'model', 'message'),
-    [
-        ('mmdet', dict(roi_head=dict(mask_head={})), 'got a model with a mask_head; leave it out'),
-        ('mmseg', {}, 'a config of mmseg without tta_model and tta_pipeline; inherit'),
-        ('mmpose', {}, r'got a model without test_cfg\.flip_test'),
-    ],
-)
-def test_no_tta(commands, host, model, message):
-    cfg = Config(dict(default_scope=host, model=model))
-    with pytest.raises(UsageError, match=message):
-        commands.load('test').use_tta(cfg)
-
-
-@pytest.mark.parametrize('out', ['metrics.txt', 'folder'])
-def test_out_of_an_unknown_kind(test, checkpoint, out):
-    with pytest.raises(UsageError, match=rf'--out must be FILE\.pkl.* got .{out}. for mmpose'):
-        test(checkpoint, '--out', out)
-
-
-def test_dump_of_an_unknown_kind(test, checkpoint):
-    with pytest.raises(UsageError, match=r"--dump must name a FILE\.pkl .* got 'p\.json'"):
-        test(checkpoint, '--dump', 'p.json')
-
-
-def test_missing_checkpoint(test, tmp_path):
-    with pytest.raises(
-        UsageError, match=r'checkpoint must be an existing file, got .*no\.pth.*last_check'
-    ):
-        test(tmp_path / 'no.pth')
-
-
-def test_truncated_checkpoint(test, checkpoint, tmp_path):
-    content = checkpoint.read_bytes()
-    truncated = tmp_path / 'truncated.pth'
-    truncated.write_bytes(content[: len(content) // 2])
-    message = rf'\({len(content) // 2} bytes\) is no readable weights file.* copy it again'
-    with pytest.raises(UsageError, match=message):
-        test(truncated)
-
-
-def test_checkpoint_of_another_model(test, checkpoint):
-    # the same keys, other shapes: what mmengine alone would load half of
-    wider = ('model.neck.out_channels=128', 'model.head.in_channels=128')
-    message = r'must hold the weights of the model in the config, got size mismatch for neck\.'
-    with pytest.raises(UsageError, match=message):
-        test(checkpoint, options=wider)
-
-
-def test_checkpoint_of_a_shallower_model(test, checkpoint):
-    depths = (3, 3, 3, 3)
-    with pytest.raises(UsageError, match=r'missing keys in source state_dict: backbone\.block1\.'):
-        test(checkpoint, options=(f'model.backbone.arch.depths={depths}'.replace(' ', ''),))
-
-
-def test_weights_of_data_parallel_training(test, checkpoint, tmp_path):
-    state = read_checkpoint(checkpoint)['state_dict']
-    path = tmp_path / 'parallel.pth'
-    torch.save({f'module.{key}': value for key, value in state.items()}, path)
-    test(path, '--out', tmp_path / 'm.json')
-    assert (tmp_path / 'm.json').is_file()
-
-
+IN_PROCESS = ('num_workers=0', 'persistent_workers=False')
 # a small TCFormer whose maps feed the heads of the other hosts
 BACKBONE = """dict(
     _delete_=True, type='TCFormer', out_type='maps', arch=dict(
@@ -165,12 +182,10 @@ val_dataloader = dict(
     _delete_=True, batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(data, pipeline=[*load, pack], data_prefix=dict(
         img_path='img_dir/val', seg_map_path='ann_dir/val')))
-test_dataloader = val_dataloader
+test_dataloader = dict(val_dataloader, dataset=dict(
+    type='ConcatDataset', datasets=[val_dataloader['dataset']]))
 train_cfg = dict(max_iters=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1))
-flip = [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)]
-tta_model = dict(type='SegTTAModel')
-tta_pipeline = [load[0], dict(type='TestTimeAug', transforms=[flip, [load[1]], [pack]])]
 """,
     mmdet=f"""
 _base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
@@ -195,7 +210,9 @@ train_dataloader = dict(in_process, dataset=dict(
 val_dataloader = dict(in_process, dataset=dict(
     files, ann_file='annotations/instances_val.json', data_prefix=dict(img='img_dir/val/'),
     test_mode=True))
-test_dataloader = val_dataloader
+test_dataloader = dict(in_process, dataset=dict(
+    _delete_=True, type='ConcatDataset', datasets=[dict(val_dataloader['dataset'])]))
+test_dataloader['dataset']['datasets'][0].pop('_delete_')
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=1)
@@ -205,6 +222,7 @@ train_cfg = dict(max_epochs=1)
 
 @pytest.mark.parametrize(('host', 'out'), [('mmseg', 'masks'), ('mmdet', 'boxes.pkl')])
 def test_the_other_hosts_train_and_evaluate(commands, few_images, tmp_path, host, out):
+    """With the test-time augmentation that the host has by default, on a concatenated data set."""
     pytest.importorskip(host, reason=f'{host} is not installed')
     config = tmp_path / 'config.py'
     config.write_text(CONFIGS[host])
