@@ -149,6 +149,9 @@ def default_tta(pipeline: list[dict], host: str) -> list[dict]:
     Args:
         pipeline: Its last step packs the sample.
         host: 'mmdet' or 'mmseg'.
+
+    Returns:
+        The pipeline of all views.
     """
     # full names, which need neither a default scope nor an import before
     own, shared = f'{host}.datasets.transforms', 'mmcv.transforms'
