@@ -29,10 +29,10 @@ from mmengine.runner import Runner
 PICKLES = ('.pkl', '.pickle')
 TTA_MODELS = dict(
     mmdet=dict(
-        type='mmdet.DetTTAModel',
+        type='mmdet.models.DetTTAModel',
         tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
     ),
-    mmseg=dict(type='mmseg.SegTTAModel'),
+    mmseg=dict(type='mmseg.models.SegTTAModel'),
 )
 
 
@@ -99,7 +99,7 @@ def save_outputs(runner: Runner, out: str | None, dump: str | None, host: str) -
     """Write what --out and --dump ask for, whatever the kind of the evaluator."""
     for path in (out, dump):
         if path and path.endswith(PICKLES):
-            kind = 'mmdet.DumpDetResults' if host == 'mmdet' else 'DumpResults'
+            kind = 'mmdet.evaluation.DumpDetResults' if host == 'mmdet' else 'DumpResults'
             runner.register_hook(PredictionsHook(dict(type=kind, out_file_path=path)))
     if out and out.endswith('.json'):
         runner.register_hook(SaveMetricsHook(out), 'LOWEST')
@@ -130,7 +130,7 @@ def use_tta(cfg: Config) -> None:
         raise UsageError(
             '--tta merges boxes only in mmdet, got a model with a mask_head; leave it out'
         )
-    missing = [field for field in ('tta_model', 'tta_pipeline') if field not in cfg]
+    missing = [field for field in ('tta_model', 'tta_pipeline') if not cfg.get(field)]
     if missing and host not in TTA_MODELS:
         raise UsageError(
             f'--tta needs the fields tta_model and tta_pipeline, got a config of {host} without '
@@ -149,23 +149,32 @@ def default_tta(pipeline: list[dict], host: str) -> list[dict]:
     Args:
         pipeline: Its last step packs the sample.
         host: 'mmdet' or 'mmseg'.
+
+    Returns:
+        The pipeline of all views.
     """
-    flips = [
-        dict(type=f'{host}.RandomFlip', prob=prob, direction='horizontal') for prob in (1.0, 0.0)
-    ]
+    # full names, which need neither a default scope nor an import before
+    own, shared = f'{host}.datasets.transforms', 'mmcv.transforms'
+    flip = dict(type=f'{own if host == "mmdet" else shared}.RandomFlip', direction='horizontal')
+    flips = [dict(flip, prob=prob) for prob in (1.0, 0.0)]
     if host == 'mmdet':
         keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-        pack = dict(type='mmdet.PackDetInputs', meta_keys=(*keys, 'flip', 'flip_direction'))
-        return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+        pack = dict(type=f'{own}.PackDetInputs', meta_keys=(*keys, 'flip', 'flip_direction'))
+        return [*pipeline[:-1], dict(type=f'{shared}.TestTimeAug', transforms=[flips, [pack]])]
     scales = [
-        dict(type='mmseg.Resize', scale_factor=factor, keep_ratio=True)
+        dict(type=f'{shared}.Resize', scale_factor=factor, keep_ratio=True)
         for factor in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     ]
     # the annotations keep their size and are loaded after both
     loading = [step for step in pipeline if type_name(step) == 'LoadAnnotations']
     before = [step for step in pipeline[:-1] if step not in loading]
-    views = [scales, flips[::-1], *([step] for step in loading), [dict(type='mmseg.PackSegInputs')]]
-    return [*before, dict(type='TestTimeAug', transforms=views)]
+    views = [
+        scales,
+        flips[::-1],
+        *([step] for step in loading),
+        [dict(type=f'{own}.PackSegInputs')],
+    ]
+    return [*before, dict(type=f'{shared}.TestTimeAug', transforms=views)]
 
 
 def main() -> None:

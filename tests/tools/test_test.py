@@ -171,6 +171,7 @@ model = dict(
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 crop = dict(type='RandomCrop', crop_size=(64, 64))
 pack = dict(type='PackSegInputs')
+small = dict(type='Resize', scale=(80, 64))
 data = dict(
     type='BaseSegDataset', data_root=data_root, img_suffix='.png', seg_map_suffix='.png',
     metainfo=dict(classes=tuple('abcdefghijk'), palette=[[i, i, i] for i in range(11)]))
@@ -180,10 +181,11 @@ train_dataloader = dict(
         img_path='img_dir/train', seg_map_path='ann_dir/train')))
 val_dataloader = dict(
     _delete_=True, batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(data, pipeline=[*load, pack], data_prefix=dict(
+    dataset=dict(data, pipeline=[load[0], small, load[1], pack], data_prefix=dict(
         img_path='img_dir/val', seg_map_path='ann_dir/val')))
 test_dataloader = dict(val_dataloader, dataset=dict(
     type='ConcatDataset', datasets=[val_dataloader['dataset']]))
+tta_model = tta_pipeline = None
 train_cfg = dict(max_iters=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1))
 """,
