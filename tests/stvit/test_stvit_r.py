@@ -155,7 +155,7 @@ def test_compiles_in_one_graph(flavour):
         (dict(semantic_window=8), r'in \[1, window_size\], got semantic_window=8 and .*=7'),
         (
             dict(key_windows=(14, 21)),
-            r'key_windows needs 3 entries, one per step \(generate, refine, recover\), got 2.*\(14, 21\)',
+            r'needs 3 entries, one per step \(generate, refine, recover\)',
         ),
         (dict(key_windows=(14, 6, 27)), r'cover its own window, \(7, 7, 3\), got \(14, 6, 27\)'),
         (
