@@ -90,8 +90,9 @@ def test_sixteen_tokens_at_224():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(arch=dict(DEIT, depths=(4, 1))), r'at least 2, got \(4, 1\)'),
-        (dict(arch=dict(DEIT, depths=(4,))), r'at least 2, got \(4,\)'),
+        (dict(arch=dict(DEIT, depths=(4, 1))), 'depths must be a whole number >= 2, got 1'),
+        (dict(arch=dict(DEIT, depths=(4,))), 'depths needs 2 entries, one per stage, got 1'),
+        (dict(use_global_center='yes'), "use_global_center must be True or False, got 'yes'"),
         (dict(arch=dict(DEIT, num_heads=3)), r'num_heads must divide .*=3 and embed_dims=8'),
         (dict(out_indices=(2,)), r'out_indices must be ascending stage indices in \[0, 1\]'),
     ],

@@ -117,7 +117,7 @@ def test_refining_tokens_look_at_patches_alone(randomize):
     stage = model.layers[2]
     x = torch.randn(1, 9 * 16, 32).double()
     with torch.no_grad(), record_tokens(model) as rec:
-        stage(x, (9, 16), lambda block, *args: block(*args))
+        stage(x, (9, 16))
     weights = rec.records[0].refine[0]
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[:, 0]))
 
@@ -143,21 +143,27 @@ def test_compiles_in_one_graph(flavour):
         (dict(mask='legacy'), r"mask must be one of .*'exact'.*'legacy'"),
         (dict(arch=dict(TINY, depths=(2, 2, 8, 2))), r'multiple of 6.* got 8 in \(2, 2, 8, 2\)'),
         (dict(arch=dict(TINY, depths=(2, 2, 0, 2))), r'multiple of 6.* got 0'),
-        (dict(arch=dict(TINY, depths=(2, 2, 6))), r'depths needs one entry per stage, got 3'),
+        (dict(arch=dict(TINY, depths=(2, 2, 6))), 'depths needs 4 entries, one per stage, got 3'),
         (dict(arch=dict(TINY, num_heads=(1, 2, 3, 4))), r'num_heads must divide .*3 and .*32'),
         (dict(use_global_center=True), r"needs flavour='classification'.*flavour='dense'"),
+        (dict(use_global_center=1), 'use_global_center must be True or False, got 1'),
+        (dict(stgm_residual='no'), "stgm_residual must be True or False, got 'no'"),
+        (dict(window_size=7.5), 'window_size must be a whole number >= 1, got 7.5'),
+        (dict(key_windows=(14, 21, None)), 'key_windows must be a whole number >= 1, got None'),
+        (dict(in_channels='3'), "in_channels must be a whole number >= 1, got '3'"),
+        (dict(arch=dict(TINY, depths=None)), 'depths needs 4 entries, one per stage, got None'),
         (dict(semantic_window=8), r'in \[1, window_size\], got semantic_window=8 and .*=7'),
         (
             dict(key_windows=(14, 21)),
-            r'key_windows needs .*one .* per step \(generate, refine, recover\), got 2.*\(14, 21\)',
+            r'needs 3 entries, one per step \(generate, refine, recover\)',
         ),
         (dict(key_windows=(14, 6, 27)), r'cover its own window, \(7, 7, 3\), got \(14, 6, 27\)'),
         (
             dict(mask='released', window_size=8, key_windows=(16, 24, 27)),
             r"mask='released' needs .*\(7, 3, \(14, 21, 27\)\), got \(8, 3, \(16, 24, 27\)\)",
         ),
-        (dict(out_indices=(3, 1)), r'out_indices must be rising .* got \(3, 1\)'),
-        (dict(drop_path_rate=1.0), r'drop_path_rate must lie in \[0.0, 1.0\), got 1.0'),
+        (dict(out_indices=(3, 1)), r'out_indices must be ascending .* got \(3, 1\)'),
+        (dict(drop_path_rate=1.0), r'drop_path_rate must be .* in \[0, 1\), got 1.0'),
     ],
 )
 def test_bad_arguments(arguments, message):

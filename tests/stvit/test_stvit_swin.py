@@ -70,7 +70,8 @@ def test_recorded_unit():
     ('arguments', 'message'),
     [
         (dict(arch=dict(SWIN, num_local=5)), r'in \[0, 4\].* got num_local=5'),
-        (dict(arch=dict(SWIN, num_local=-1)), r'in \[0, 4\].* got num_local=-1'),
+        (dict(arch=dict(SWIN, num_local=-1)), 'num_local must be a whole number >= 0, got -1'),
+        (dict(stgm_residual=None), 'stgm_residual must be True or False, got None'),
         (dict(mask='released'), r"mask must be one of \['exact', 'none'\], got 'released'"),
     ],
 )

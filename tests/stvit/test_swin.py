@@ -43,7 +43,7 @@ def test_stage_equals_that_of_mmdet(randomize):
         state[key] = value
     theirs.load_state_dict(state)
     x = torch.randn(2, 9 * 15, 8, dtype=torch.float64)
-    got = stage(x, (9, 15), lambda block, *args: block(*args))
+    got = stage(x, (9, 15))[0]
     torch.testing.assert_close(got, theirs(x, (9, 15))[0], atol=1e-10, rtol=0)
 
 

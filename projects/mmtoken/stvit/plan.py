@@ -415,6 +415,9 @@ def make_plan(
     mask = 'exact' if exact else mask
     near, far, recover = key_windows or (None, None, None)
     visible = visible_keys(geometry, 'semantic', mask, device)[0] if exact else None
+    crops = None
+    if not dense and 'generate' in steps:
+        crops = crop_index(geometry, CROP_REACH, device)
     # a map that one window covers along a side is not shifted
     shift = geometry.window_size // 2 if min(geometry.hw) > geometry.window_size else 0
     return Plan(
@@ -422,7 +425,7 @@ def make_plan(
         ignore_padding=exact,
         near=plan_neighborhood(geometry, near, mask, **at) if dense else None,
         far=plan_neighborhood(geometry, far, mask, **at) if dense else None,
-        crops=None if dense else crop_index(geometry, CROP_REACH, device),
+        crops=crops,
         tiles=plan_recovery(geometry, recover, mask, **at, tile=tile) if 'recover' in steps else (),
         semantic_bias=None if visible is None else hide(visible, dtype),
         windows={

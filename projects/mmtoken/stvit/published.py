@@ -46,8 +46,8 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
         if isinstance(module, SemanticStage):
             seen = calls.setdefault(name, [])
             handles.append(
-                module.register_forward_pre_hook(
-                    lambda _module, args, seen=seen: seen.append((args[0].shape[0], args[1]))
+                module.register_forward_hook(
+                    lambda _module, _args, out, seen=seen: seen.append((out[0].shape[0], out[1]))
                 )
             )
 

@@ -5,13 +5,14 @@ Source: STViT-R (arXiv:2303.08685), Sec. 3. Letters as in plan.py; h heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..common.checks import HW
+from ..common.memory import recompute
 from ..common.recorder import is_recording, is_recording_attention, last_attention, record
 from .attention_maps import crop_attention, neighborhood_attention
 from .maps import SemanticUnit
@@ -39,24 +40,48 @@ STEPS = {
     'recover': RecoverStep,
 }
 FLAVOURS = ('dense', 'classification')
-Run = Callable[..., Any]
 
 
-class SwinStage(nn.Module):
-    """Blocks with attention in windows, every second one shifted, and optional patch merging.
+class Stage(nn.Module):
+    """Base of both stages, which call the transition before their blocks and checkpoint the blocks.
+
+    The transition is the ``downsample`` of the stage before: released checkpoints name it so.
+
+    Args:
+        with_cp: Recompute the activations of each block in the backward pass.
+    """
+
+    def __init__(self, with_cp: bool) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+
+    def run_block(self, block: nn.Module, *args: Any) -> Any:
+        """Call a block, with activation checkpointing if asked for."""
+        if self.with_cp and self.training:
+            return recompute(block, *args, is_random=True)
+        return block(*args)
+
+    def map_size(self, hw: HW) -> HW:
+        """Return the sides of the map of the returned tokens for ``hw`` patches."""
+        return hw
+
+
+class SwinStage(Stage):
+    """Blocks with attention in windows, every second one shifted.
 
     Args:
         dim: C.
         num_heads: h; divides ``dim``.
         drop_paths: Stochastic depth of each block.
         window_size: w.
-        merges: Whether patch merging follows.
+        merges: Whether patch merging follows, as ``downsample``.
         shifts_small_maps: Shift the windows even if one covers a side of the map.
+        with_cp: See :class:`Stage`.
 
     Shape:
         - x: ``(B, N, C)``; hw: sides of the map.
-        - run: Calls a block with arguments; a backbone checkpoints there.
-        - returns: ``(B, N, C)`` before the merging, which the backbone calls.
+        - transition: patch merging before the blocks, or None.
+        - returns: ``(B, N, C)`` and the sides of the map.
     """
 
     def __init__(
@@ -67,8 +92,9 @@ class SwinStage(nn.Module):
         window_size: int = 7,
         merges: bool = True,
         shifts_small_maps: bool = True,
+        with_cp: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(with_cp)
         self.window_size = window_size
         self.shifts_small_maps = shifts_small_maps
         self.blocks = nn.ModuleList(
@@ -76,18 +102,24 @@ class SwinStage(nn.Module):
         )
         self.downsample = PatchMerging(dim) if merges else None
 
-    def forward(self, x: Tensor, hw: HW, run: Run) -> Tensor:
+    def forward(
+        self, x: Tensor, hw: HW, transition: PatchMerging | None = None
+    ) -> tuple[Tensor, HW]:
+        if transition is not None:
+            x, hw = transition(x, hw)
         shift = self.window_size // 2
         if min(hw) <= self.window_size and not self.shifts_small_maps:
             shift = 0
         windows = [plan_windows(hw, self.window_size, by, x.device, x.dtype) for by in (0, shift)]
         for i, block in enumerate(self.blocks):
-            x = run(block, x, windows[i % 2])
-        return x
+            x = self.run_block(block, x, windows[i % 2])
+        return x, hw
 
 
-class SemanticStage(nn.Module):
+class SemanticStage(Stage):
     """Named steps from patches to semantic tokens and, with recovery, back.
+
+    Without a generation step, the stage continues with the semantic tokens of the stage before.
 
     Args:
         number: 1-based stage index, used by the recorder.
@@ -104,13 +136,13 @@ class SemanticStage(nn.Module):
         semantic_window: s.
         key_windows: Sides of the squares that the two generation steps (in patches) and recovery
             (in semantic tokens) see in dense models.
-        merges: Whether patch merging follows.
+        merges: Whether patch merging follows, as ``downsample``.
+        with_cp: See :class:`Stage`.
 
     Shape:
-        - x: ``(B, N, C)``; hw: sides of the map.
-        - run: Calls a step with arguments; a backbone checkpoints there.
-        - returns: before the merging, which the backbone calls, patches ``(B, N, C)``, or semantic
-          tokens ``(B, S, C)`` if the last step is not ``'recover'``.
+        - x: patches ``(B, N, C)`` or semantic tokens ``(B, S, C)``; hw: sides of the patch map.
+        - transition: patch merging, or a linear layer on semantic tokens; or None.
+        - returns: patches, or semantic tokens without recovery; and the sides of the patch map.
     """
 
     def __init__(
@@ -128,8 +160,9 @@ class SemanticStage(nn.Module):
         semantic_window: int = 3,
         key_windows: tuple[int, int, int] = (14, 21, 27),
         merges: bool = True,
+        with_cp: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(with_cp)
         self.number = number
         self.flavour = flavour
         self.mask = mask
@@ -153,18 +186,26 @@ class SemanticStage(nn.Module):
             self.semantic_token2 = nn.Parameter(nn.init.trunc_normal_(center, std=0.02))
         self.downsample = PatchMerging(dim) if merges else None
 
-    def forward(self, x: Tensor, hw: HW, run: Run) -> Tensor:
-        plan = self.plan(hw, x.device, x.dtype)
+    def forward(self, x: Tensor, hw: HW, transition: nn.Module | None = None) -> tuple[Tensor, HW]:
         semantic, center, units = None, self.semantic_token2, []
+        if 'generate' not in self.steps:
+            semantic, x = x if transition is None else transition(x), x[:, :0]
+        elif transition is not None:
+            x, hw = transition(x, hw)
+        plan = self.plan(hw, x.device, x.dtype)
         for step, block in zip(self.steps, self.blocks):
             extra = ()
             if step == 'refine' and center is not None:
                 extra, center = (center,), None  # in the first unit only
-            x, semantic = run(block, x, semantic, plan, *extra)
+            x, semantic = self.run_block(block, x, semantic, plan, *extra)
             self._note(step, plan, semantic, units)
         for number, unit in enumerate(units):
             record(SemanticUnit(self.number, number, **unit))
-        return x if semantic is None else semantic
+        return x if semantic is None else semantic, hw
+
+    def map_size(self, hw: HW) -> HW:
+        geometry = Geometry(hw, self.window_size, self.semantic_window)
+        return hw if self.steps[-1] == 'recover' else geometry.semantic_hw
 
     def plan(self, hw: HW, device: torch.device, dtype: torch.dtype) -> Plan:
         """Plan all units for a map of ``hw``."""
@@ -186,6 +227,8 @@ class SemanticStage(nn.Module):
         geometry = plan.geometry
         if step == 'generate':
             units.append(describe(geometry))
+        if not units:
+            return
         if semantic is not None:  # the last ones of a unit stay
             units[-1]['semantic_tokens'] = semantic
         weights = last_attention()

@@ -79,7 +79,7 @@ class CrossAttention(nn.Module):
         padding: Tensor | None = None,
     ) -> Tensor:
         # a row, because quantised linear layers take no vectors
-        outside = None if padding is None else self.kv(padding[None])[0]
+        outside = None if padding is None else self.kv(torch.stack([padding]))[0]
         return self.proj(attend(self.q(query), self.kv(context), outside, self.num_heads))
 
     def extra_repr(self) -> str:

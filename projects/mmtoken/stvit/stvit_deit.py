@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..common.attention import multi_head_attention
 from ..common.backbone import Backbone, resolve_arch
-from ..common.checks import HW, check_divides
+from ..common.checks import HW, check_bool, check_divides, check_int, check_length
 from ..common.layers import DropPath, Mlp, drop_path_rates, to_map, to_tokens
 from ..common.recorder import (
     is_recording_attention,
@@ -188,13 +188,14 @@ class STViTDeiT(Backbone):
     ) -> None:
         super().__init__(2, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
-        dim, heads, depths = spec['embed_dims'], spec['num_heads'], tuple(spec['depths'])
+        dim, heads = spec['embed_dims'], spec['num_heads']
+        check_int('in_channels', in_channels)
+        check_bool('use_global_center', use_global_center)
         check_divides('num_heads', heads, 'embed_dims', dim)
-        if len(depths) != 2 or depths[0] < 1 or depths[1] < 2:
-            raise ValueError(
-                'depths must be the number of layers on patches, at least 1, and of layers from '
-                f'the generation steps on, at least 2, got {depths}; (4, 8) is published'
-            )
+        check_length('depths', spec['depths'], 2, 'stage')
+        depths = tuple(spec['depths'])
+        for depth, least in zip(depths, (1, 2)):  # the second has two generation steps
+            check_int('depths', depth, least)
         self.in_channels = in_channels
         self.min_side, self.min_side_reason = PATCH, 'one patch'
         self.out_channels = self.select((dim, dim))

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..common.backbone import resolve_arch
-from ..common.checks import HW, check_choice, check_length
+from ..common.checks import check_bool, check_choice, check_int, check_length
 from .plan import MASKS
 from .stage import FLAVOURS, UNIT, SemanticStage, SwinStage
 from .swin import NUM_STAGES, SEMANTIC_STAGE, Pyramid, init_swin_weights
@@ -103,6 +103,9 @@ class STViTR(Pyramid):
         )
         check_choice('flavour', flavour, FLAVOURS)
         check_choice('mask', mask, MASKS)
+        check_bool('use_global_center', use_global_center)
+        if stgm_residual is not None:
+            check_bool('stgm_residual', stgm_residual)
         _check_units(tuple(spec['depths']))
         _check_windows(window_size, semantic_window, key_windows, mask)
         if use_global_center and flavour == 'dense':
@@ -137,17 +140,6 @@ class STViTR(Pyramid):
         is_last = self.flavour == 'classification' and index == NUM_STAGES - 1
         return 'norm' if is_last else f'norm{index}'
 
-    def run_stages(self, image: Tensor) -> list[tuple[Tensor, HW]]:
-        """Return the patches of each stage and the sides of their map."""
-        x, hw = self.patch_embed(image)
-        stages = []
-        for layer in self.layers:
-            x = layer(x, hw, self.run_block)
-            stages.append((x, hw))
-            if layer.downsample is not None:
-                x, hw = layer.downsample(x, hw)
-        return stages
-
     def mismatch_hint(self, state: dict[str, Tensor]) -> str:
         """Say which arguments contradict the keys of a checkpoint, for error messages."""
         has_center = f'layers.{SEMANTIC_STAGE}.semantic_token2' in state
@@ -179,12 +171,16 @@ def _check_units(depths: Sequence[int]) -> None:
 def _check_windows(
     window_size: int, semantic_window: int, key_windows: Sequence[int], mask: str
 ) -> None:
-    if not 1 <= semantic_window <= window_size:
+    check_int('window_size', window_size)
+    check_int('semantic_window', semantic_window)
+    if semantic_window > window_size:
         raise ValueError(
             'semantic_window must be in [1, window_size], got '
             f'{semantic_window=} and {window_size=}; 3 and 7 are published'
         )
     check_length('key_windows', key_windows, 3, 'step (generate, refine, recover)')
+    for key_window in key_windows:
+        check_int('key_windows', key_window)
     least = (window_size, window_size, semantic_window)
     if any(key < own for key, own in zip(key_windows, least)):
         raise ValueError(

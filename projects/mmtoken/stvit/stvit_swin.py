@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
 from ..common.backbone import resolve_arch
-from ..common.checks import HW, check_choice
-from .plan import MASKS, Geometry, Plan
+from ..common.checks import HW, check_bool, check_choice, check_int
+from .plan import MASKS, Geometry
 from .stage import SemanticStage, SwinStage
 from .swin import SEMANTIC_STAGE, STRIDES, Pyramid, init_swin_weights
 
@@ -92,6 +92,8 @@ class STViTSwin(Pyramid):
             init_cfg=init_cfg,
         )
         check_choice('mask', mask, [kind for kind in MASKS if kind != 'released'])
+        check_bool('stgm_residual', stgm_residual)
+        check_bool('use_global_center', use_global_center)
         self.out_strides = self.select((*STRIDES[:SEMANTIC_STAGE], 112 / 3, 112 / 3))
         steps = _steps(tuple(spec['depths']), spec['num_local'])
         for stage, common in enumerate(self.stage_arguments):
@@ -123,37 +125,12 @@ class STViTSwin(Pyramid):
         stride = STRIDES[SEMANTIC_STAGE]
         return Geometry((-(-hw[0] // stride), -(-hw[1] // stride))).semantic_hw
 
-    def run_stages(self, image: Tensor) -> list[tuple[Tensor, HW]]:
-        """Return the patches or semantic tokens of each stage and the sides of their map."""
-        x, hw = self.patch_embed(image)
-        stages, plan = [], None
-        for stage, layer in enumerate(self.layers):
-            if plan is None:
-                x = layer(x, hw, self.run_block)
-            else:
-                x = self._attend_tokens(layer, x, plan)
-            if stage == SEMANTIC_STAGE:
-                plan = layer.plan(hw, x.device, x.dtype)
-                hw = plan.geometry.semantic_hw
-            stages.append((x, hw))
-            if plan is not None and layer.downsample is not None:
-                x = layer.downsample(x)
-            elif layer.downsample is not None:
-                x, hw = layer.downsample(x, hw)
-        return stages
-
-    def _attend_tokens(self, layer: nn.Module, x: Tensor, plan: Plan) -> Tensor:
-        """Run the last stage, which has no patches."""
-        patches = x[:, :0]
-        for block in layer.blocks:
-            _, x = self.run_block(block, patches, x, plan)
-        return x
-
 
 def _steps(depths: tuple[int, ...], num_local: int) -> dict[int, tuple[str, ...]]:
     """Return the names of the steps of the last two stages."""
+    check_int('num_local', num_local, 0)
     rest = depths[SEMANTIC_STAGE] - 2
-    if not 0 <= num_local <= rest:
+    if num_local > rest:
         raise ValueError(
             f'num_local must be in [0, {rest}], so that two generation steps fit into the third '
             f'of depths, got {num_local=} and {depths=}; 2 of 6 and 10 of 18 match the paper'

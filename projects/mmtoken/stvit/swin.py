@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..common.attention import multi_head_attention
 from ..common.backbone import Backbone
-from ..common.checks import HW, check_divides, check_length
+from ..common.checks import HW, check_divides, check_int, check_length
 from ..common.layers import DropPath, Mlp, drop_path_rates, to_map, to_tokens
 from ..common.memory import map_chunks
 from ..common.windows import cut_windows, join_windows, pad_to_windows, window_padding
@@ -212,12 +212,14 @@ class Pyramid(Backbone):
         init_cfg: dict | None,
     ) -> None:
         super().__init__(NUM_STAGES, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        check_int('in_channels', in_channels)
+        for name in ('depths', 'num_heads'):
+            check_length(name, spec[name], NUM_STAGES, 'stage')
         dims, depths = stage_dims(spec['embed_dims']), tuple(spec['depths'])
         heads = tuple(spec['num_heads'])
-        check_length('depths', depths, NUM_STAGES, 'stage')
-        check_length('num_heads', heads, NUM_STAGES, 'stage')
-        for num_heads, dim in zip(heads, dims):
+        for num_heads, dim, depth in zip(heads, dims, depths):
             check_divides('num_heads', num_heads, 'embed_dims', dim)
+            check_int('depths', depth, 0)
         self.in_channels = in_channels
         self.out_channels = self.select(dims)
         self.out_strides = self.select(STRIDES)
@@ -225,7 +227,7 @@ class Pyramid(Backbone):
         self.min_side = STRIDES[min(len(self.depths) - 1, self.last_grid)]
         self.min_side_reason = f'one patch of the stage with stride {self.min_side}'
         self.stage_arguments = [
-            dict(dim=dim, num_heads=num_heads, drop_paths=rates)
+            dict(dim=dim, num_heads=num_heads, drop_paths=rates, with_cp=with_cp)
             for dim, num_heads, rates in zip(dims, heads, drop_path_rates(drop_path_rate, depths))
         ][: len(self.depths)]
         self.patch_embed = ConvStem(in_channels, dims[0])
@@ -258,6 +260,16 @@ class Pyramid(Backbone):
         kept, resized = super().prepare_state_dict(state)
         unused = {self.norm_name(i) for i in range(NUM_STAGES) if i not in self.out_indices}
         return {k: v for k, v in kept.items() if k.split('.')[0] not in unused}, resized
+
+    def run_stages(self, image: Tensor) -> list[tuple[Tensor, HW]]:
+        """Return the tokens of each stage and the sides of their map."""
+        x, hw = self.patch_embed(image)
+        stages, transition = [], None
+        for layer in self.layers:
+            x, hw = layer(x, hw, transition)
+            stages.append((x, layer.map_size(hw)))
+            transition = layer.downsample
+        return stages
 
     def output(self, stage: int, value: tuple[Tensor, HW]) -> Tensor:
         """Normalise ``(B, N, C)`` and return it as a contiguous map."""
