@@ -1,6 +1,6 @@
 import pytest
 import torch
-from mmtoken import TCFormer
+from mmtoken import MTA, TCFormer
 from mmtoken.tcformer import reference
 from mmtoken.tcformer.tokens import tokens_to_map
 from tcformer.smallest import TINY
@@ -75,16 +75,57 @@ def test_one_part_per_side_is_the_published_function(randomize):
         assert torch.equal(a.x, b.x)
 
 
+@pytest.mark.parametrize('neighbors', range(1, 6))
+@pytest.mark.parametrize('ratio', [0.25, 1.0])
 @pytest.mark.parametrize('local_parts', [None, (4, 2, 1)])
-def test_sample_does_not_depend_on_its_batch_even_when_flat(local_parts, randomize):
-    model = randomize(TCFormer(ARCH, local_parts=local_parts, out_type='maps')).double().eval()
-    image = torch.randn(3, 3, 96, 128, dtype=torch.float64)
-    image[:, :, :, 64:] = 0.3  # a letterbox
-    image[1, :, :48] = -0.5
+def test_sample_does_not_depend_on_its_batch_or_layout(local_parts, ratio, neighbors, randomize):
+    options = dict(sample_ratios=(ratio,) * 3, num_neighbors=neighbors, local_parts=local_parts)
+    model = randomize(TCFormer(ARCH, out_type='maps', **options)).double().eval()
+    image = torch.randn(3, 3, 48, 72, dtype=torch.float64)
+    image[1:, :, :, 32:] = 0.3  # a letterbox
+    image[2, :, :24] = -0.5
     together = model(image)
     for i in range(3):
-        for a, b in zip(together, model(image[i : i + 1])):
-            torch.testing.assert_close(a[i], b[0], atol=1e-9, rtol=0)
+        alone = image[i : i + 1]
+        for sample in (alone, alone.contiguous(memory_format=torch.channels_last)):
+            for a, b in zip(together, model(sample)):
+                torch.testing.assert_close(a[i], b[0], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize('local_parts', [None, (4, 2, 1)])
+class TestDeployment:
+    """Empty batches, the meta device, dynamic quantisation and tracing, at an odd size."""
+
+    @staticmethod
+    def build(local_parts):
+        backbone = TCFormer(ARCH, local_parts=local_parts)
+        return torch.nn.Sequential(backbone, MTA(ARCH['embed_dims'], 8, 2, 2)).eval()
+
+    shapes = staticmethod(lambda maps: [tuple(feature_map.shape) for feature_map in maps])
+
+    def test_empty_batch(self, local_parts):
+        model = self.build(local_parts)
+        want = [(0, *shape[1:]) for shape in self.shapes(model(torch.zeros(1, 3, 61, 75)))]
+        for mode in (True, False):
+            assert self.shapes(model.train(mode)(torch.zeros(0, 3, 61, 75))) == want
+
+    def test_meta_device(self, local_parts):
+        model, image = self.build(local_parts), torch.zeros(2, 3, 61, 75)
+        want = self.shapes(model(image))
+        assert self.shapes(model.to('meta')(image.to('meta'))) == want
+
+    def test_quantised(self, local_parts):
+        model, image = self.build(local_parts), torch.randn(2, 3, 61, 75)
+        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+        assert all(feature_map.isfinite().all() for feature_map in quantised(image))
+
+    @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+    def test_traced(self, local_parts):
+        model = self.build(local_parts)
+        traced = torch.jit.trace(model, torch.randn(1, 3, 61, 75))
+        other = torch.randn(1, 3, 61, 75)
+        for a, b in zip(traced(other), model(other)):
+            torch.testing.assert_close(a, b)
 
 
 def test_noise_in_training_only_and_only_when_asked_for():

@@ -3,6 +3,7 @@ import torch
 from mmtoken.tcformer import reference
 from mmtoken.tcformer.clustering import cluster_dpc_knn
 from mmtoken.tcformer.parts import cluster_by_parts, grid_parts, part_order, run_parts
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device('cpu')
 
@@ -12,20 +13,22 @@ def partition(assign_idx):
     return {frozenset((assign_idx == m).nonzero()[:, 0].tolist()) for m in assign_idx.unique()}
 
 
+@pytest.mark.parametrize('neighbors', [1, 2, 5])
 @pytest.mark.parametrize(('count', 'clusters'), [(1, 1), (3, 1), (7, 7), (35, 9), (63, 16)])
-def test_equals_its_twin(count, clusters):
+def test_equals_its_twin(count, clusters, neighbors):
     x = torch.randn(2, count, 5, dtype=torch.float64)
-    found = cluster_dpc_knn(x, clusters)
-    assign, center = reference.cluster_dpc_knn(x, clusters)
+    found = cluster_dpc_knn(x, clusters, neighbors)
+    assign, center = reference.cluster_dpc_knn(x, clusters, neighbors)
     assert found.assign_idx.tolist() == assign
     assert found.center_idx.tolist() == center
 
 
+@pytest.mark.parametrize('neighbors', [2, 4, 5])
 @pytest.mark.parametrize('copies', [2, 5, 40])
-def test_equals_its_twin_with_repeated_tokens(copies):
+def test_equals_its_twin_with_repeated_tokens(copies, neighbors):
     x = torch.randn(1, 8, 5, dtype=torch.float64).repeat(1, copies, 1)
-    assign, center = reference.cluster_dpc_knn(x, 12)
-    found = cluster_dpc_knn(x, 12)
+    assign, center = reference.cluster_dpc_knn(x, 12, neighbors)
+    found = cluster_dpc_knn(x, 12, neighbors)
     assert found.assign_idx.tolist() == assign
     assert found.center_idx.tolist() == center
 
@@ -50,16 +53,55 @@ def test_shuffled_tokens_give_the_shuffled_partition():
     assert torch.equal(plain.assign_idx[:, order], shuffled.assign_idx)
 
 
+@pytest.mark.parametrize('neighbors', range(1, 6))
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_sample_does_not_depend_on_its_batch_even_when_flat(dtype):
-    x = torch.randn(4, 96, 16, dtype=dtype)
-    x[:, 30:] = x[:, 30:31] + torch.randn(4, 66, 16, dtype=dtype) * torch.finfo(dtype).eps
+def test_sample_does_not_depend_on_its_batch_or_layout_even_when_flat(dtype, neighbors):
+    x = torch.randn(4, 96, 15, dtype=dtype)
+    x[1:, 30:] = x[1:, 30:31] + torch.randn(3, 66, 15, dtype=dtype) * torch.finfo(dtype).eps
+    x[2, :9] = x[2, 9:18]  # pairs of copies
     x[3, :] = x[3, :1]
-    together = cluster_dpc_knn(x, 24)
+    together = cluster_dpc_knn(x, 24, neighbors)
     for i in range(4):
-        alone = cluster_dpc_knn(x[i : i + 1], 24)
-        assert torch.equal(together.assign_idx[i], alone.assign_idx[0])
-        assert torch.equal(together.center_idx[i], alone.center_idx[0])
+        for alone in (x[i : i + 1], x[i : i + 1].mT.contiguous().mT):
+            found = cluster_dpc_knn(alone, 24, neighbors)
+            assert torch.equal(together.assign_idx[i], found.assign_idx[0])
+            assert torch.equal(together.center_idx[i], found.center_idx[0])
+
+
+@pytest.mark.parametrize('neighbors', range(1, 6))
+def test_rounding_of_the_tokens_breaks_no_tie(neighbors):
+    """Mutual neighbours, and as many copies of one as of the other, have equal densities."""
+    x = torch.randn(1, 40, 7, dtype=torch.float64).repeat(1, 2, 1)
+    found = [
+        cluster_dpc_knn(x + torch.randn_like(x) * 1e-15, 60, neighbors).center_idx for _ in range(5)
+    ]
+    assert all(torch.equal(center_idx, found[0]) for center_idx in found)
+
+
+@pytest.mark.parametrize('neighbors', [1, 2, 5])
+def test_static_shapes_give_the_same_clusters(neighbors):
+    x = torch.randn(2, 2500, 4, dtype=torch.float64)  # more than one chunk
+    x[1, :700] = x[1, :1]
+    compiled = torch.compile(cluster_dpc_knn, backend='eager', fullgraph=True)
+    want, found = cluster_dpc_knn(x, 625, neighbors), compiled(x, 625, neighbors)
+    assert torch.equal(found.assign_idx, want.assign_idx)
+    assert torch.equal(found.center_idx, want.center_idx)
+    torch.testing.assert_close(found.center_score, want.center_score)
+
+
+def test_no_tensor_holds_all_pairs():
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                self.numel = max(self.numel, result.numel())
+            return result
+
+    with Largest() as largest:
+        cluster_dpc_knn(torch.randn(1, 4096, 2), 1024)
+    assert largest.numel <= 256 * 4096
 
 
 def test_ties_go_to_the_lower_index():

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from mmtoken.tcformer import reference
@@ -9,6 +12,7 @@ from mmtoken.tcformer.tokens import (
     map_to_tokens,
     tokens_to_map,
 )
+from torch import nn
 from torch.nn import functional as F
 
 SIZES = [((1, 1), (1, 1)), ((7, 5), (4, 3)), ((9, 6), (9, 6)), ((5, 11), (7, 4))]
@@ -120,6 +124,25 @@ def test_token_set_is_immutable():
     tokens = random_tokens((2, 2), (1, 1), 2)
     with pytest.raises(AttributeError):
         tokens.hw = (2, 2)
+
+
+@pytest.mark.parametrize('use', [nn.Conv2d(3, 3, 1), nn.Upsample(scale_factor=2), torch.relu])
+def test_use_as_a_map_names_the_remedy(use):
+    with pytest.raises(ValueError, match="TokenSet.* build TCFormer with out_type='maps'"):
+        use(random_tokens((2, 2), (1, 1), 2))
+
+
+def test_survives_copying_and_pickling():
+    tokens = TokenSet.from_map(torch.randn(1, 3, 4, 4))
+    for other in (copy.deepcopy(tokens), pickle.loads(pickle.dumps(tokens))):
+        assert torch.equal(other.x, tokens.x) and other.hw == tokens.hw
+
+
+def test_maps_of_one_sample_are_channels_last():
+    """Otherwise a depthwise convolution takes several times as long."""
+    merged = random_tokens((6, 7), (3, 4), 13, batch=1)
+    for tokens in (merged, TokenSet.from_map(tokens_to_map(merged))):
+        assert tokens_to_map(tokens).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_group_rows_leaves_a_place_for_empty_groups():

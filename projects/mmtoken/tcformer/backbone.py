@@ -1,6 +1,6 @@
 """TCFormer: a transformer that clusters tokens instead of pooling a grid (arXiv:2204.08680).
 
-Stage 1 works on the stride-4 grid; stages 2-4 on tokens that stand for freely shaped regions,
+Stage 1 works on the stride-4 grid. Stages 2-4 work on tokens that represent regions of any shape,
 merged by a CTM block between stages. Parameter names are those of the released checkpoints.
 """
 
@@ -44,17 +44,17 @@ class TCFormer(Backbone):
     Args:
         arch: ``'light'``, ``'base'``, ``'large'``, or a dict with ``depths``, ``embed_dims``,
             ``num_heads``, ``mlp_ratios`` and ``sr_ratios``, four entries each.
-        out_type: ``'tokens'``: a tuple of token sets, for :class:`MTA`; ``'maps'``: a tuple of
-            ``(B, C, H, W)``, for any neck of the hosts.
+        out_type: ``'tokens'`` returns a tuple of token sets, for :class:`MTA`; ``'maps'`` a tuple
+            of ``(B, C, H, W)``, for any neck of the hosts.
         in_channels: Channels of the image.
-        out_indices: Stages to return, counted from 0; later stages are not built.
+        out_indices: 0-based indices of the stages to return; later stages are not built.
         sample_ratios: Merged tokens per token at the three transitions, in (0, 1].
         num_neighbors: k of the clustering density; ``min(k, N)`` is used for N tokens.
-        local_parts: None clusters globally, as published. ``(4, 2, 1)`` clusters within 4x4,
-            2x2 and 1 parts of the image (TCFormerV2's idea): same weights, another function,
-            and the way to large images.
-        density_noise: Uniform noise on the density while training; 1e-6 in the released
-            recipe. Evaluation is always free of noise.
+        local_parts: None clusters globally, as published: O(N^2) time. ``(4, 2, 1)`` clusters
+            within 4x4, 2x2 and 1 parts of the image, as in TCFormerV2. This suits large images
+            and takes the same weights, but is another function.
+        density_noise: Amplitude of the uniform noise added to the density in training; 1e-6 in
+            the released recipe. Evaluation never draws noise.
         patch_norm_eps: Epsilon of the patch-embedding norm: 1e-5 for weights of the authors'
             repository, 1e-6 for weights trained in mmpose 0.x.
         qkv_bias: Whether q, k and v have a bias.
@@ -73,10 +73,10 @@ class TCFormer(Backbone):
           ``ceil(side / stride)``, and ``out_channels[i]`` channels.
 
     Raises:
-        ValueError: Arguments or an input out of range; the message says how to mend it.
+        ValueError: If an argument or the input is invalid.
     """
 
-    # released classification files carry a head that dense tasks have no use for
+    # dense tasks do not use the head of released classification files
     checkpoint_ignore = (r'head\.',)
     conventions = (mmpose_0x,)
 
@@ -164,20 +164,18 @@ class TCFormer(Backbone):
         local_parts: Sequence[int] | None,
         density_noise: float,
     ) -> None:
-        """Check everything that is knowable before the first image."""
+        """Raise unless the arguments fit together."""
         for name, values in spec.items():
             check_length(name, values, NUM_STAGES, 'stage')
         for heads, dim in zip(spec['num_heads'], spec['embed_dims']):
             check_divides('num_heads', heads, 'embed_dims', dim)
         check_length('sample_ratios', sample_ratios, NUM_STAGES - 1, 'transition')
         if not all(0 < ratio <= 1 for ratio in sample_ratios):
-            raise ValueError(
-                f'sample_ratios must lie in (0, 1], got {tuple(sample_ratios)}; 0.25 is published'
-            )
+            raise ValueError(f'sample_ratios must be in (0, 1], got {tuple(sample_ratios)}')
         if num_neighbors < 1:
-            raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}; use 5')
+            raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}')
         if density_noise < 0:
-            raise ValueError(f'density_noise must not be negative, got {density_noise}; use 0')
+            raise ValueError(f'density_noise must be at least 0, got {density_noise}')
         if local_parts is not None:
             check_length('local_parts', local_parts, NUM_STAGES - 1, 'transition')
             pairs = itertools.pairwise(local_parts)
@@ -209,7 +207,7 @@ class TCFormer(Backbone):
             tokens, key, score = self.run_block(merge, tokens, number)
         for block in blocks:
             tokens = self.run_block(block, tokens, key, score)
-            key = score = None  # only the first block looks at the tokens before merging
+            key = score = None  # only the first block attends to the tokens before merging
         return tokens.with_x(getattr(self, f'norm{number}')(tokens.x))
 
     def stage_names(self, stage: int) -> list[str]:

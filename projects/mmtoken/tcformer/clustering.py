@@ -67,8 +67,8 @@ def cluster_dpc_knn(
         num_neighbors: k; ``min(k, N)`` is used.
         density_noise: Amplitude of the uniform noise added to the density. The released models
             were trained with 1e-6; 0 is deterministic.
-        valid: ``(B, N)`` bool, False for copies of other tokens that fill a part; every sample
-            needs at least ``max(M, k)`` True values. A copy joins a cluster but never shapes one.
+        valid: ``(B, N)`` bool, False for padding, which repeats other tokens; every sample needs
+            at least ``max(M, k)`` True values. Padding joins clusters but does not shape them.
 
     Returns:
         The clustering.
@@ -138,16 +138,7 @@ def _cluster(
 
 
 def nearest_neighbors(x: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The k nearest tokens of each token, itself first, and the largest squared distance.
-
-    Args:
-        x: ``(B, N, C)``, centred.
-        k: In [1, N].
-        valid: ``(B, N)`` bool, the tokens that may be neighbours.
-
-    Returns:
-        ``(B, N, k)`` and ``(B,)``.
-    """
+    """The k nearest ``(B, N, k)`` of the tokens, and the largest squared distance ``(B,)``."""
     size = x.square().sum(-1)  # B N
     neighbors, farthest = [], []
     for start, stop in _chunks(x, x.shape[1], x.shape[1]):
@@ -155,7 +146,7 @@ def nearest_neighbors(x: Tensor, k: int, valid: Tensor | None = None) -> tuple[T
         farthest.append(squares.amax(-1) + size[:, start:stop])
         if valid is not None:
             squares.masked_fill_(~valid[:, None], math.inf)
-        squares[..., start:stop].diagonal(dim1=1, dim2=2).fill_(-math.inf)
+        squares[..., start:stop].diagonal(dim1=1, dim2=2).fill_(-math.inf)  # itself first
         neighbors.append(squares.topk(k, largest=False).indices)
     return torch.cat(neighbors, 1), torch.cat(farthest, 1).amax(1)
 
@@ -165,16 +156,8 @@ def nearest_denser(
 ) -> Tensor:
     """Squared distance of each token to the nearest denser one, 0 for the densest -> ``(B, N)``.
 
-    Almost always one of the k neighbours is denser. The others, local density peaks, are compared
-    with all denser tokens.
-
-    Args:
-        x: ``(B, N, C)``.
-        neighbors: ``(B, N, k)``.
-        squares: ``(B, N, k)`` squared distances to the neighbours.
-        order: ``(B, N)`` tokens, densest first.
-        rank: ``(B, N)``, the inverse of ``order``.
-        floor: ``(B, 1, 1)``, squared distances up to which tokens are copies.
+    Almost always one of the k neighbours is denser. Only the others, local density peaks, are
+    compared with all denser tokens. ``order`` lists tokens by falling density; ``rank`` inverts it.
     """
     is_denser = rank.gather(1, neighbors.flatten(1)).view_as(neighbors) < rank[..., None]
     nearest = squares.masked_fill(~is_denser, math.inf).amin(-1).gather(1, order)
@@ -194,17 +177,9 @@ def nearest_denser(
 def nearest_center(
     x: Tensor, neighbors: Tensor, squares: Tensor, center_idx: Tensor, is_copy: Tensor
 ) -> Tensor:
-    """Cluster of each token: the nearest centre among its neighbours, else among all centres.
+    """Cluster ``(B, N)`` of each token: the nearest centre among its neighbours, else among all.
 
-    Args:
-        x: ``(B, N, C)``.
-        neighbors: ``(B, N, k)``.
-        squares: ``(B, N, k)`` squared distances to the neighbours.
-        center_idx: ``(B, M)``; a centre owns itself.
-        is_copy: ``(B, M)``, centres that own nothing but themselves.
-
-    Returns:
-        ``(B, N)`` long in [0, M).
+    Centres own themselves, and those with ``is_copy (B, M)`` nothing else.
     """
     num_clusters = center_idx.shape[1]
     number = torch.arange(num_clusters, device=x.device).expand_as(center_idx)
@@ -224,18 +199,11 @@ def nearest_center(
 
 
 def relative_squares(rows: Tensor, columns: Tensor, size: Tensor) -> Tensor:
-    """``|r - c|^2 - |r|^2`` by a matrix product, which sorts the columns c of each row r.
+    """``|r - c|^2 - |r|^2`` of ``rows (B, R, C)`` and ``columns (B, N, C)`` -> ``(B, R, N)``.
 
-    These distances are computed a second time instead of being stored. The product is in-place
-    because counters of multiply-adds skip it then: DPC-kNN counts as N * N * C, however it runs.
-
-    Args:
-        rows: ``(B, R, C)``.
-        columns: ``(B, N, C)``.
-        size: ``(B, N)`` squared norms of the columns; infinite excludes a column.
-
-    Returns:
-        ``(B, R, N)``.
+    ``size (B, N)`` is ``|c|^2``, or infinite to exclude a column. These distances are computed a
+    second time instead of being stored. The product is in-place because counters of multiply-adds
+    then skip it: DPC-kNN counts as N * N * C.
     """
     result = size[:, None].repeat(1, rows.shape[1], 1)
     return result.baddbmm_(rows, columns.mT, alpha=-2)

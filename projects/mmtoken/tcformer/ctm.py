@@ -47,9 +47,9 @@ def merge_tokens(
         weight: ``(B, N, 1)`` positive weight of each token; all ones by default.
 
     Returns:
-        M tokens. Their ``token_weight`` is the old one times the share of the merged token in
-        its cluster, and is *not* normalised by its maximum: the released models meant to and
-        did not (the quotient was thrown away), and so were trained without. ``hw`` is kept.
+        M tokens with the same ``hw``. ``token_weight`` is multiplied by the share of the merged
+        token in its cluster. It is *not* divided by its maximum: the authors' code computes that
+        quotient and discards it, so the released models were trained without.
     """
     batch, num_tokens, dim = tokens.x.shape
     if weight is None:
@@ -75,7 +75,7 @@ def merge_tokens(
 
 
 class TokenConv(nn.Conv2d):
-    """A convolution for tokens: through the map and back, plus a linear skip per token.
+    """A convolution on the map of the tokens, plus a linear skip connection per token.
 
     ``skip(x) + map_to_tokens(conv(tokens_to_map(x)))``. Arguments are those of ``nn.Conv2d``;
     ``skip`` is a bias-free 1x1 convolution with the same groups.
@@ -100,7 +100,7 @@ class TokenConv(nn.Conv2d):
     def forward(self, tokens: TokenSet) -> Tensor:
         x, weight = tokens.x, self.skip.weight.squeeze(2)
         spread = map_to_tokens(super().forward(tokens_to_map(tokens)), tokens)
-        # a 1x1 convolution on (B, N, C) as what it is; grouped convolutions are slow on CPUs
+        # the 1x1 convolution as a product on (B, N, C): grouped ones are slow on CPUs
         if self.groups == 1:
             return spread + F.linear(x, weight)
         if weight.shape == (self.in_channels, 1):

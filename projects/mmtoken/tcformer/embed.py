@@ -1,4 +1,4 @@
-"""Patch embeddings: from an image to the first grid of tokens."""
+"""Patch embedding: from an image to the first grid of tokens."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ from torch import Tensor, nn
 
 
 class OverlapPatchEmbed(nn.Module):
-    """Overlapping patches by a strided convolution, then LayerNorm (PVTv2, arXiv:2106.13797).
+    """7x7 convolution with stride 4, then LayerNorm (PVTv2, arXiv:2106.13797).
 
     Args:
         in_channels: Channels of the image.
         dim: C.
-        patch_size: Kernel size in pixels; padding is ``patch_size // 2``.
-        stride: Pixels between patches.
         norm_eps: Epsilon of the LayerNorm.
 
     Shape:
         - image: ``(B, in_channels, H, W)``.
-        - returns: ``(B, C, ceil(H / stride), ceil(W / stride))`` for odd ``patch_size``.
+        - returns: ``(B, C, ceil(H / 4), ceil(W / 4))``.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        dim: int,
-        patch_size: int = 7,
-        stride: int = 4,
-        norm_eps: float = 1e-5,
-    ) -> None:
+    def __init__(self, in_channels: int, dim: int, norm_eps: float = 1e-5) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, patch_size, stride, patch_size // 2)
+        self.proj = nn.Conv2d(in_channels, dim, 7, stride=4, padding=3)
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..common.attention import multi_head_attention
 from ..common.checks import check_choice, check_divides, check_range
-from ..common.layers import ConvMlp, DropPath
+from ..common.layers import ConvMlp, DropPath, to_tokens
 from .ctm import TokenConv
 from .tokens import TokenSet, interpolate_tokens, tokens_to_map
 
@@ -21,29 +21,28 @@ REDUCTIONS = ('conv', 'avg_pool', 'cluster')
 
 
 class TokenAttention(nn.Module):
-    """Multi-head attention whose keys and values are first reduced in number.
+    """Multi-head attention to a reduced number of keys and values.
 
-    The importance score of a key token is added to its logits, so that important tokens are
-    attended to.
+    The importance score of a key token is added to its logits, which draws attention to it.
 
     Args:
         dim: C.
         num_heads: h; divides ``dim``.
-        sr_ratio: Spatial reduction: keys come from a map that is this many times smaller per
-            side; 1 attends to all key tokens as they are.
-        reduction: How the key map shrinks: ``'conv'`` (strided convolution and LayerNorm),
-            ``'avg_pool'`` (no parameters), or ``'cluster'`` (no map: average over the clusters
-            of ``context``).
+        sr_ratio: Spatial reduction: each side of the key map shrinks by this factor; 1 attends
+            to the key tokens themselves.
+        reduction: How keys are reduced: ``'conv'`` (strided convolution of the map and
+            LayerNorm), ``'avg_pool'`` (average pooling of the map), or ``'cluster'`` (average
+            over the clusters of ``context``, without a map).
         qkv_bias: Whether q, k and v have a bias.
         attn_drop: Dropout on attention weights, in [0, 1).
         proj_drop: Dropout after the output projection, in [0, 1).
-        gather_layer: With ``'cluster'``, Linear, LayerNorm and GELU on the reduced keys.
+        gather_layer: Apply Linear, LayerNorm and GELU to keys reduced by ``'cluster'``.
 
     Shape:
-        - query: N tokens (features already normalised).
+        - query: N tokens with normalised features.
         - key: S tokens on the same initial grid.
         - key_score: ``(B, S, 1)`` or None for no bias.
-        - context: the tokens whose clusters gather the keys, for ``'cluster'``.
+        - context: the tokens over whose clusters ``'cluster'`` averages.
         - returns: ``(B, N, C)``.
     """
 
@@ -108,11 +107,11 @@ class TokenAttention(nn.Module):
         else:
             both = tokens_to_map(key.with_x(torch.cat([key.x, key_score.to(key.x.dtype)], -1)))
             feature_map, score_map = both.split([dim, 1], dim=1)  # B C H W, B 1 H W
-            score_map = F.avg_pool2d(score_map, self.sr_ratio).flatten(2).transpose(1, 2)
+            score_map = to_tokens(F.avg_pool2d(score_map, self.sr_ratio))
         if self.sr is None:
-            reduced = F.avg_pool2d(feature_map, self.sr_ratio).flatten(2).transpose(1, 2)
+            reduced = to_tokens(F.avg_pool2d(feature_map, self.sr_ratio))
         else:
-            reduced = self.norm(self.sr(feature_map).flatten(2).transpose(1, 2))
+            reduced = self.norm(to_tokens(self.sr(feature_map)))
         return reduced, score_map
 
     def _reduce_by_clusters(
@@ -121,7 +120,7 @@ class TokenAttention(nn.Module):
         """Keys ``(B, M, C)`` and bias ``(B, M, 1)``, averaged over the clusters of ``context``."""
         if context is None:
             raise ValueError(
-                "reduction='cluster' needs the tokens whose clusters gather the keys, got "
+                "reduction='cluster' averages keys over the clusters of a context, got "
                 'context=None; pass the tokens of the last stage'
             )
         bias = None
@@ -162,7 +161,7 @@ class TokenMlp(nn.Module):
 
 
 class GridMlp(ConvMlp):
-    """:class:`ConvMlp` with the face of :class:`TokenMlp`, for tokens still on the grid."""
+    """:class:`ConvMlp` for token sets that are still on the grid."""
 
     def forward(self, tokens: TokenSet) -> Tensor:
         return super().forward(tokens.x, tokens.init_hw)
@@ -182,12 +181,12 @@ class TokenBlock(nn.Module):
         attn_drop: See :class:`TokenAttention`.
         drop_path: Stochastic depth of both branches, in [0, 1).
         norm_eps: Epsilon of both pre-norms.
-        on_grid: The block sees tokens on the grid only (stage 1), whose MLP has no skip.
+        on_grid: Whether all tokens are on the grid (stage 1), where the MLP has no skip.
         gather_layer: See :class:`TokenAttention`.
 
     Shape:
         - tokens: N tokens; returned with new features.
-        - key: S tokens that are attended to; the tokens themselves by default.
+        - key: S tokens to attend to; the tokens themselves by default.
         - key_score: ``(B, S, 1)`` importance of the key tokens.
         - context: see :class:`TokenAttention`.
     """
@@ -225,7 +224,7 @@ class TokenBlock(nn.Module):
         context: TokenSet | None = None,
     ) -> TokenSet:
         query = tokens.with_x(self.norm1(tokens.x))
-        # one norm serves both: q = merged tokens and k = tokens before merging
+        # the same norm for the merged tokens (queries) and the tokens before merging (keys)
         key = query if key is None else key.with_x(self.norm1(key.x))
         x = tokens.x + self.drop_path(self.attn(query, key, key_score, context))
         x = x + self.drop_path(self.mlp(tokens.with_x(self.norm2(x))))

@@ -3,8 +3,8 @@
 Source: TCFormer (CVPR 2022), Sec. 3.3; ``reduction='cluster'`` is the authors' public prototype
 of TCFormerV2's clustering-reduced MTA.
 
-Top-down over the stages: carry the coarser tokens to the finer ones, add, and run one
-transformer block; only then turn tokens into maps, so that detail is never lost to a grid.
+From the coarsest stage to the finest, the coarser tokens are interpolated to the finer ones and
+added, and a transformer block follows. Tokens become maps only afterwards, which keeps detail.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXTRA_CONVS = (False, True, 'on_input', 'on_output')
 
 
 def _named_conv(*args: int) -> nn.Sequential:
-    """A convolution under the name ``conv``, as released checkpoints have it."""
+    """A convolution named ``conv``, as in released checkpoints."""
     return nn.Sequential(OrderedDict(conv=nn.Conv2d(*args)))
 
 
@@ -47,21 +47,22 @@ class MTA(StrictInitModule):
         out_channels: Channels of every map.
         num_heads: Heads of the merge blocks, one number or one per level.
         mlp_ratio: Hidden width per channel in the merge blocks, one number or one per level.
-        reduction: How the merge blocks shrink their keys: ``'avg_pool'`` or ``'conv'`` on the
+        reduction: How the merge blocks reduce their keys: ``'avg_pool'`` or ``'conv'`` on the
             map, or ``'cluster'`` over the clusters of the last level.
-        sr_ratios: Map reduction per level; halved from level to level by default, ending at 1.
+        sr_ratios: Reduction of the map per level; by default it halves from level to level and
+            ends at 1.
         start_level: First level to use.
-        end_level: Last level to use; -1 is the last there is.
-        num_outs: Maps in the pyramid; more than levels used adds coarser ones. By default one
-            per level used.
-        out_levels: Which maps of the pyramid to emit, e.g. ``(0,)`` for a heatmap head that
-            reads the finest. By default all.
-        add_extra_convs: How coarser maps are made: False: subsample the last; ``'on_input'``
-            (or True): stride-2 convolution on the last tokens as they came; ``'on_output'``: on
-            the last map.
+        end_level: Last level to use; -1 is the last entry of ``in_channels``.
+        num_outs: Maps in the pyramid, at least one per level in use, which is the default;
+            further ones are coarser.
+        out_levels: Maps of the pyramid to return, e.g. ``(0,)`` for a heatmap head that reads
+            the finest; all by default.
+        add_extra_convs: How coarser maps are made: False subsamples the last map, ``'on_input'``
+            (or True) applies a stride-2 convolution to the map of the last input,
+            ``'on_output'`` to the last map.
         relu_before_extra_convs: ReLU between successive extra convolutions.
         qkv_bias: Whether q, k and v have a bias.
-        gather_layer: With ``'cluster'``, Linear, LayerNorm and GELU on the reduced keys.
+        gather_layer: Apply Linear, LayerNorm and GELU to keys reduced by ``'cluster'``.
         drop_path_rate: Stochastic depth of the coarsest merge block, rising linearly from 0.
         norm_eps: Epsilon of the merge blocks' norms.
         init_cfg: ``dict(type='Pretrained', ...)`` loads strictly.
@@ -71,7 +72,7 @@ class MTA(StrictInitModule):
         - returns: a tuple of ``(B, out_channels, H_i, W_i)``, one per entry of ``out_levels``.
 
     Raises:
-        ValueError: Arguments or inputs that do not fit; the message says how to mend them.
+        ValueError: If an argument or an input is invalid.
     """
 
     def __init__(
@@ -98,9 +99,7 @@ class MTA(StrictInitModule):
         check_choice('reduction', reduction, REDUCTIONS)
         check_choice('add_extra_convs', add_extra_convs, EXTRA_CONVS)
         if gather_layer and reduction != 'cluster':
-            raise ValueError(
-                f"gather_layer belongs to reduction='cluster', got {reduction=}; set one of them"
-            )
+            raise ValueError(f"gather_layer needs reduction='cluster', got {reduction=}")
         total = len(in_channels)
         num_heads = _per_level('num_heads', num_heads, total)
         mlp_ratio = _per_level('mlp_ratio', mlp_ratio, total)
@@ -120,7 +119,7 @@ class MTA(StrictInitModule):
         if num_outs < len(levels):
             raise ValueError(
                 f'num_outs must be at least the {len(levels)} levels in use, got {num_outs}; '
-                'raise start_level, or choose what to emit with out_levels'
+                'raise start_level, or select maps with out_levels'
             )
         out_levels = tuple(range(num_outs)) if out_levels is None else tuple(out_levels)
         self._check_out_levels(out_levels, num_outs)
@@ -150,7 +149,7 @@ class MTA(StrictInitModule):
             )
             for level, (rate,) in zip(levels, rates)
         )
-        # only what is emitted is built, or distributed training would miss gradients
+        # unused convolutions are not built: distributed training would miss their gradients
         self.num_extra = max(max(out_levels) + 1 - len(levels), 0)
         first = in_channels[last] if self.extra_source == 'on_input' else out_channels
         self.extra_convs = nn.ModuleList(
@@ -164,13 +163,13 @@ class MTA(StrictInitModule):
         in_range = out_levels and all(0 <= level < num_outs for level in out_levels)
         if not in_range or list(out_levels) != sorted(set(out_levels)):
             raise ValueError(
-                f'out_levels must be rising numbers in [0, {num_outs - 1}] (num_outs={num_outs}), '
+                f'out_levels must be increasing numbers in [0, {num_outs - 1}] ({num_outs=}), '
                 f'got {out_levels}; for example (0,)'
             )
         if out_levels[0] != 0:
             raise ValueError(
-                f'the finest map must be among out_levels, got {out_levels}: finer levels would '
-                'be computed and never used; raise start_level instead'
+                f'out_levels must include 0, the finest map, got {out_levels}; '
+                'raise start_level to skip fine levels'
             )
 
     def forward(self, inputs: Sequence[TokenSet]) -> tuple[Tensor, ...]:
@@ -181,7 +180,7 @@ class MTA(StrictInitModule):
             level.with_x(F.linear(level.x, lateral.conv.weight.flatten(1), lateral.conv.bias))
             for level, lateral in zip(self._used(inputs), self.lateral_convs)
         ]
-        context = tokens[-1]  # whose clusters reduce keys; only its ownership of cells is read
+        context = tokens[-1]  # keys are averaged over its clusters; its features are not read
         for i in range(len(tokens) - 2, -1, -1):
             x = tokens[i].x + interpolate_tokens(tokens[i], tokens[i + 1])
             tokens[i] = self.merge_blocks[i](tokens[i].with_x(x), context=context)
@@ -206,20 +205,20 @@ class MTA(StrictInitModule):
         kinds = sorted({type(level).__name__ for level in inputs})
         if kinds != ['TokenSet']:
             raise ValueError(
-                f"MTA needs token sets, got {kinds}; build the backbone with out_type='tokens'"
+                f"MTA needs token sets, got {kinds}; build TCFormer with out_type='tokens'"
             )
         channels = tuple(level.x.shape[-1] for level in inputs)
         if channels != self.in_channels:
             raise ValueError(
                 f'MTA was built for {len(self.in_channels)} levels with in_channels='
-                f'{self.in_channels}, got {len(channels)} levels with {channels}; make in_channels '
-                "equal the backbone's out_channels"
+                f'{self.in_channels}, got {len(channels)} levels with {channels}; set in_channels '
+                "to the backbone's out_channels"
             )
 
     def prepare_state_dict(
         self, state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Drop extra convolutions that mmpose 0.x built, saved and never used."""
+        """Drop the unused extra convolutions that mmpose 0.x built and saved."""
         keep = tuple(f'extra_convs.{i}.' for i in range(len(self.extra_convs)))
         return {
             key: value

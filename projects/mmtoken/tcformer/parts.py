@@ -1,4 +1,4 @@
-"""Clustering part by part: how tokens are dealt into parts, and DPC-kNN inside each.
+"""Clustering part by part: the split of tokens into parts, and DPC-kNN inside each.
 
 Source: TCFormerV2 (TPAMI 2024), local CTM.
 
@@ -18,13 +18,13 @@ from .clustering import Clustering, cluster_dpc_knn
 
 @dataclass(frozen=True)
 class Parts:
-    """How tokens are dealt into parts, the same for every sample.
+    """A split of tokens into parts, the same for every sample.
 
     Args:
-        index: ``(P, S)`` long; the token in each slot of each part. Smaller parts are filled up
-            with their own first token.
+        index: ``(P, S)`` long; the token in each slot of each part. Smaller parts are padded with
+            their first token.
         slot: ``(N,)`` long in [0, P*S); the slot of each token, the inverse of ``index``.
-        valid: ``(P, S)`` bool, False in filled-up slots; None if all parts are equal.
+        valid: ``(P, S)`` bool, False for padding; None if all parts have the same size.
         min_size: Tokens in the smallest part.
     """
 
@@ -35,25 +35,18 @@ class Parts:
 
 
 def part_order(local_parts: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Finest parts (row, column), ordered so that every coarser part is a contiguous run.
+    """Row and column of the finest parts, ordered so that coarser parts are contiguous runs.
 
     Args:
         local_parts: Parts per side, finest first, each divisible by the next, e.g. ``(4, 2, 1)``.
 
     Returns:
-        ``local_parts[0] ** 2`` places.
+        ``local_parts[0] ** 2`` pairs.
     """
-    *finer, coarsest = local_parts
-    if not finer:
-        return [(r, c) for r in range(coarsest) for c in range(coarsest)]
-    inner = part_order(tuple(parts // coarsest for parts in finer))
-    side = local_parts[0] // coarsest
-    return [
-        (r * side + row, c * side + col)
-        for r in range(coarsest)
-        for c in range(coarsest)
-        for row, col in inner
-    ]
+    side = local_parts[0]
+    runs = [side // parts for parts in reversed(local_parts)]
+    finest = [(row, col) for row in range(side) for col in range(side)]
+    return sorted(finest, key=lambda at: [(at[0] // run, at[1] // run) for run in runs])
 
 
 def grid_parts(hw: HW, local_parts: tuple[int, ...], device: torch.device) -> Parts:
@@ -65,13 +58,13 @@ def grid_parts(hw: HW, local_parts: tuple[int, ...], device: torch.device) -> Pa
     Args:
         hw: Grid size; both sides at least ``local_parts[0]``.
         local_parts: Parts per side at this and the later stages, see :func:`part_order`.
-        device: Where the index lives.
+        device: Device of the index.
 
     Returns:
         The parts, in the order of :func:`part_order`.
 
     Raises:
-        ValueError: The grid has fewer rows or columns than there are parts.
+        ValueError: If the grid has fewer rows or columns than parts per side.
     """
     side = local_parts[0]
     if min(hw) < side:
@@ -120,10 +113,10 @@ def cluster_by_parts(
 
     Args:
         x: ``(B, N, C)`` tokens.
-        parts: How they are dealt into P parts.
-        num_clusters: Wanted M; each part gets ``round(M / P)``, at least 1 and at most as many
-            as the smallest part has tokens, so that M may change slightly.
-        num_neighbors: k of the density; at most the size of the smallest part is used.
+        parts: Their split into P parts.
+        num_clusters: Requested M. Each part gets ``round(M / P)`` clusters, at least 1 and at
+            most ``parts.min_size``, so that M may change slightly.
+        num_neighbors: k of the density; at most ``parts.min_size`` is used.
         density_noise: See :func:`cluster_dpc_knn`.
 
     Returns:

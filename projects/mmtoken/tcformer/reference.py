@@ -1,6 +1,6 @@
-"""Slow, obvious twins of clustering and merging, and a whole TCFormer built from them.
+"""Slow reference implementation of TCFormer, for tests only.
 
-For tests only: Python loops over samples, tokens and cells; the modules lend their parameters.
+Python loops over samples, tokens and cells; parameters are those of the modules passed in.
 """
 
 from __future__ import annotations

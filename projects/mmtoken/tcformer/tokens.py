@@ -1,7 +1,7 @@
-"""Token sets: clustered tokens, the grid cells they own, and the way to a feature map and back.
+"""Token sets: clustered tokens, the grid cells they own, and the conversion to maps and back.
 
-A stage-1 patch grid of ``H0 x W0`` cells is fixed for one image; every token owns some of its
-cells, and a map cell covers some of them too, so that cells are the currency between both:
+The stage-1 grid of ``H0 x W0`` cells is fixed for an image. Every token owns some of its cells, and
+every cell of a map covers some of them. Features pass between tokens and maps through these cells:
 
     tokens (B, N, C)  --assign_idx-->  cells (B, N0)  --nearest lookup-->  map (B, C, H, W)
 
@@ -12,16 +12,19 @@ Letters: B batch, N tokens, N0 = H0*W0 grid cells, C channels, H x W map.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..common.checks import HW, check_shape
+from ..common.layers import to_map, to_tokens
 
-# The released models divide by (count + EPS); the factor 1 / (1 + EPS) stays even in pure
-# nearest-neighbour up-sampling and is part of the weights' numerics.
+# The released models divide by (count + EPS), also in nearest-neighbour up-sampling, where the
+# factor 1 / (1 + EPS) remains.
 EPS = 1e-6
 
 
@@ -33,11 +36,11 @@ def no_autocast(x: Tensor) -> torch.autocast:
 
 @dataclass(frozen=True)
 class Bags:
-    """Groups of rows to be summed, in compressed form; the value behind every pooling here.
+    """Groups of rows to be summed, in compressed form; all pooling here is such a sum.
 
     Args:
         rows: ``(R,)`` row numbers, bag after bag.
-        offsets: ``(K,)`` where each of the K bags starts in ``rows``.
+        offsets: ``(K,)`` start of each of the K bags in ``rows``.
     """
 
     rows: Tensor
@@ -46,8 +49,8 @@ class Bags:
     def sum(self, table: Tensor, weights: Tensor | None = None) -> Tensor:
         """Sum (optionally weighted) rows of ``table (T, C)`` within each bag -> ``(K, C)``.
 
-        One fused gather and segment sum: no ``(R, C)`` copy, and each bag is added up in the
-        order of its rows, not by atomics.
+        A fused gather and segment sum: it needs no ``(R, C)`` copy and no atomics, and adds the
+        rows of a bag in their order.
         """
         return F.embedding_bag(
             self.rows, table, self.offsets, mode='sum', per_sample_weights=weights
@@ -55,9 +58,9 @@ class Bags:
 
 
 def nearest_cells(source: int, target: int, device: torch.device) -> Tensor:
-    """For each of ``target`` positions the nearest of ``source``, as PyTorch's resize has it.
+    """For each of ``target`` positions the nearest of ``source``, as in PyTorch's resize.
 
-    The scale is a float32 number on purpose: that is what the released models were trained with.
+    The scale is a float32 number, as in the released models.
     """
     scale = torch.tensor(source, dtype=torch.float32, device=device) / target
     steps = torch.arange(target, dtype=torch.float32, device=device)
@@ -105,7 +108,7 @@ class TokenSet:
         token_weight: ``(B, N0, 1)`` product of the merge weights on the way; detached.
         init_hw: ``(H0, W0)``, the stage-1 grid; N0 = H0*W0.
         hw: ``(H, W)``, nominal map size of this stage.
-        on_grid: Tokens are the grid cells themselves in raster order, so that a map of
+        on_grid: Whether the tokens are the grid cells in raster order, so that a map of
             ``init_hw`` is a view.
     """
 
@@ -115,7 +118,7 @@ class TokenSet:
     init_hw: HW
     hw: HW
     on_grid: bool = False
-    # what blocks of one stage share: filled once, on first use, by `_cells` and `_map_bags`
+    # shared by the blocks of a stage and filled on first use
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -124,7 +127,7 @@ class TokenSet:
         batch, _, height, width = feature_map.shape
         cells = torch.arange(height * width, device=feature_map.device)
         return cls(
-            x=feature_map.flatten(2).transpose(1, 2),
+            x=to_tokens(feature_map),
             assign_idx=cells.expand(batch, -1),
             token_weight=feature_map.new_ones(batch, height * width, 1),
             init_hw=(height, width),
@@ -139,7 +142,7 @@ class TokenSet:
         return TokenSet(x, self.assign_idx, *rest)
 
     def with_hw(self, hw: HW) -> TokenSet:
-        """The same tokens, to be seen as a map of another nominal size."""
+        """The same tokens with another nominal map size."""
         tokens = (self.x, self.assign_idx, self.token_weight, self.init_hw)
         return TokenSet(*tokens, hw, self.on_grid, self._cache)
 
@@ -148,8 +151,15 @@ class TokenSet:
         """N."""
         return self.x.shape[1]
 
+    @classmethod
+    def __torch_function__(cls, function: Callable, *_unused: object) -> NoReturn:
+        raise ValueError(
+            f'{function.__name__} needs a map, got a TokenSet; build TCFormer with '
+            "out_type='maps', or place an MTA neck behind it"
+        )
+
     def is_raster(self, hw: HW) -> bool:
-        """Whether a map of size ``hw`` is a mere view of the tokens."""
+        """Whether a map of size ``hw`` is a view of the tokens."""
         return self.on_grid and tuple(hw) == tuple(self.init_hw)
 
     def _cells(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,30 +194,29 @@ class TokenSet:
 
 
 def tokens_to_map(tokens: TokenSet, hw: HW | None = None) -> Tensor:
-    """Average the tokens that fall into each map cell.
+    """Average, in each map cell, the tokens that own the initial grid cells inside it.
 
-    Each map cell is the mean over the initial grid cells inside it of the features of the
-    tokens that own them; ``token_weight`` plays no part.
+    ``token_weight`` is not used.
 
     Args:
         tokens: N tokens.
-        hw: Size of the map; ``tokens.hw`` by default.
+        hw: Map size; ``tokens.hw`` by default.
 
     Returns:
         ``(B, C, H, W)``.
     """
     height, width = hw or tokens.hw
     if tokens.is_raster((height, width)):
-        return tokens.x.transpose(1, 2).unflatten(2, (height, width))
+        return to_map(tokens.x, (height, width))
     bags, counts = tokens._map_bags((height, width))
     batch, _, dim = tokens.x.shape
     pooled = bags.sum(tokens.x.reshape(-1, dim)).view(batch, height * width, dim)  # B H*W C
     pooled = pooled / (counts.to(pooled.dtype) + EPS)
-    return pooled.transpose(1, 2).unflatten(2, (height, width))
+    return to_map(pooled, (height, width))
 
 
 def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
-    """Give each token the mean of the map over the grid cells that it owns.
+    """Average, for each token, the map over the grid cells that the token owns.
 
     Args:
         feature_map: ``(B, C, H, W)``, any H and W.
@@ -218,7 +227,7 @@ def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
     """
     check_shape('feature_map', feature_map, 'B C H W')
     batch, dim, height, width = feature_map.shape
-    cells = feature_map.flatten(2).transpose(1, 2)  # B H*W C
+    cells = to_tokens(feature_map)  # B H*W C
     if tokens.is_raster((height, width)):
         return cells
     order, counts, offsets = tokens._cells()
@@ -229,10 +238,10 @@ def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
 
 
 def interpolate_tokens(target: TokenSet, source: TokenSet) -> Tensor:
-    """Carry features from one clustering of the grid to another, cell by cell.
+    """Interpolate features from one clustering of the grid to another.
 
-    Target token t is the mean, weighted by the target's ``token_weight``, of the source
-    features over the grid cells that t owns (TCFormer, Sec. 3.3, token upsampling).
+    Target token t is the mean of the source features over the grid cells that t owns, weighted
+    by the target's ``token_weight`` (TCFormer, Sec. 3.3, token upsampling).
 
     Args:
         target: T tokens; their ownership of cells and their weights are used.
