@@ -178,7 +178,7 @@ def test_runs_compiled_without_a_graph_break(randomize):
         (dict(sample_ratios=(0.25, 0.25)), 'one entry per transition, got 2'),
         (dict(sample_ratios=(0.25, 0.25, 1.5)), r'in \(0, 1\], got \(0.25, 0.25, 1.5\)'),
         (dict(num_neighbors=0), 'at least 1, got 0'),
-        (dict(density_noise=-1.0), 'must not be negative, got -1.0'),
+        (dict(density_noise=-1.0), 'density_noise must be at least 0, got -1.0'),
         (dict(local_parts=(4, 3, 1)), r'divisible by the next, got \(4, 3, 1\)'),
         (dict(local_parts=(4, 2)), 'one entry per transition, got 2'),
         (dict(drop_path_rate=1.0), r'drop_path_rate must lie in \[0.0, 1.0\), got 1.0'),
