@@ -140,8 +140,9 @@ def build_loop(runner: Runner, split: str) -> BaseLoop | None:
     if too_few or getattr(loop, 'max_iters', 1) == 0:
         raise UsageError(
             f'{ACTIVITIES[split]} needs at least one iteration, got {size} samples in batches of '
-            f'{loop.dataloader.batch_size} and {split}_cfg={runner.cfg[f"{split}_cfg"]}; use a '
-            'smaller batch_size, drop_last=False, or more epochs'
+            f'{runner.cfg[f"{split}_dataloader"].get("batch_size")} and {split}_cfg='
+            f'{runner.cfg[f"{split}_cfg"]}; use a smaller batch_size, drop_last=False, or more '
+            'epochs'
         )
     if isinstance(runner.model, nn.Module):  # sharded strategies build it later
         check_classes(runner.model, getattr(dataset, 'metainfo', {}), split)
@@ -155,10 +156,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_classes(model: nn.Module, metainfo: dict, split: str) -> None:
+def check_classes(model: nn.Module, metainfo: dict | list[dict], split: str) -> None:
     """Raise unless the heads of a model have as many classes as its data set."""
     model = unwrap(model)
-    classes = [metainfo[key] for key in metainfo if key in ('classes', 'thing_classes')]
+    parts = metainfo if isinstance(metainfo, list) else [metainfo]  # mmdet's ConcatDataset
+    names = [part.get(key) for part in parts for key in ('classes', 'thing_classes')]
+    classes = [group for group in names if group]
     # a detector with a language model scores words of a text, not classes
     if not classes or hasattr(model, 'language_model'):
         return

@@ -4,9 +4,11 @@ import importlib
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from _checks import CheckStepsHook
 from _cli import UsageError, check_options, find_host
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
@@ -391,12 +393,16 @@ def test_drop_last_under_an_infinite_sampler_trains(toy):
     assert (toy.work_dir / 'iter_2.pth').is_file()
 
 
-def test_infinite_loss_in_a_later_iteration_keeps_the_checkpoints(toy):
-    options = ('optim_wrapper.optimizer.lr=1e30', 'train_cfg.max_epochs=9')
-    with pytest.raises(
-        UsageError, match=r'the loss must be finite, got loss=(inf|nan) in iteration'
-    ):
-        toy.train('--no-validate', options=options)
+def test_diverging_run_stops_before_it_saves(toy):
+    with pytest.raises(UsageError, match=r'got loss=(inf|nan) in iteration 2 \(epoch 1\); lower'):
+        toy.train('--no-validate', options=('optim_wrapper.optimizer.lr=1e30',))
+    assert not list(toy.work_dir.glob('*.pth'))
+
+
+def test_epoch_without_a_batch_is_not_saved():
+    # a sampler that sorts samples by shape may drop them all
+    with pytest.raises(UsageError, match='got an epoch without a batch; use a smaller'):
+        CheckStepsHook().after_train_epoch(SimpleNamespace(iter=0))
 
 
 @pytest.mark.parametrize(
