@@ -9,7 +9,6 @@ from rooms import BACKBONES
 from torch import nn
 
 
-@pytest.mark.xfail(strict=True, reason='the rules of one paper rewrite operations of others')
 def test_every_paper_of_a_mixed_model_takes_part():
     parts, image = [], torch.zeros(1, 3, 70, 90)
     dearer, papers = set(), set()
@@ -34,5 +33,5 @@ def test_every_paper_of_a_mixed_model_takes_part():
 
 
 def test_models_of_no_paper_are_refused():
-    with pytest.raises(ValueError, match="with a part of .*, got a Linear .* 'exact'"):
+    with pytest.raises(ValueError, match="got a Linear without; .* 'exact'"):
         count_as_published(nn.Linear(2, 2), lambda: None)

@@ -4,7 +4,6 @@ import re
 from itertools import chain
 from pathlib import Path
 
-import pytest
 from rooms import REGISTERED, ROOMS, SMALLEST
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,20 +32,6 @@ SHARED = sorted(
     )
     if is_shared(path)
 )
-# these still do; each leaves the list when it is rewritten
-PENDING = (
-    'Makefile',
-    'projects/mmtoken/common/layers.py',
-    'tests/common/test_recorder.py',
-    'tests/tools/analysis/conftest.py',
-    'tests/tools/analysis/test_count.py',
-    'tests/tools/analysis/test_draw_tokens.py',
-    'tests/tools/test_test.py',
-    'tools/analysis/draw_tokens.py',
-    'tools/demo.py',
-)
-
-
 def names_in(path: Path) -> list[str]:
     """Lines that name a paper, with their numbers."""
     lines = (ROOT / path).read_text(encoding='utf-8').splitlines()
@@ -55,14 +40,8 @@ def names_in(path: Path) -> list[str]:
 
 def test_shared_files_name_no_paper():
     assert len(SHARED) > 50
-    found = [line for path in SHARED if str(path) not in PENDING for line in names_in(path)]
+    found = [line for path in SHARED for line in names_in(path)]
     assert not found, '\n'.join(found)
-
-
-@pytest.mark.xfail(strict=True, reason='named until the file is rewritten')
-@pytest.mark.parametrize('path', PENDING)
-def test_pending_files_name_no_paper(path):
-    assert not names_in(Path(path))
 
 
 def test_names_are_recognised():

@@ -12,3 +12,14 @@ BACKBONES = [
     dict(type='PaCaViT', arch=TINY, num_clusters=CLUSTERS),
     dict(type='PaCaViT', arch=TEACHER, num_clusters=(5, 4, 3, 2)),
 ]
+# values that the fuzz runner draws from
+OPTIONS = dict(
+    PaCaViT=dict(
+        share=['stage', 'block', 2],
+        clustering=[None, 'conv', 'mlp', 'linear', 'teacher'],
+        num_clusters=[(1, 2, 3, 4), (200, 5, 5, 5), (0, 0, 0, 0)],
+        layer_scale=[None, 0.1],
+        block_norm=['pre', 'post', 'sub'],
+        cluster_pos_embed=[True, False],
+    )
+)

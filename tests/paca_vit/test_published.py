@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine import registry
+from mmengine.config import Config
 from mmtoken import PaCaViT, record_tokens
 from mmtoken.analysis.counting import count_complexity
 from mmtoken.analysis.published import count_as_published

@@ -8,3 +8,13 @@ TINY = dict(
     sr_ratios=(8, 4, 2, 1),
 )
 BACKBONES = [dict(type='TCFormer', arch=dict(TINY, depths=(1, 2, 1, 1)), out_type='maps')]
+# values that the fuzz runner draws from
+OPTIONS = dict(
+    TCFormer=dict(
+        arch=[TINY, dict(TINY, depths=(2, 1, 1, 2), sr_ratios=(4, 4, 1, 1))],
+        sample_ratios=[(0.25, 0.25, 0.25), (0.5, 0.3, 0.9), (1.0, 0.1, 1.0)],
+        num_neighbors=[1, 2, 3, 5],
+        local_parts=[None, (4, 2, 1), (2, 2, 1), (1, 1, 1)],
+        qkv_bias=[True, False],
+    )
+)

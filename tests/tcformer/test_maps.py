@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def test_regions_are_the_cells_of_each_token(recorder):
     assert (cells[0].ravel() == np.arange(16 * 12)).all()
     assert [len(np.unique(labels)) for labels in cells] == [192, 48, 12, 3]
     # cells that share a token go on sharing it
-    for fine, coarse in zip(cells, cells[1:]):
+    for fine, coarse in itertools.pairwise(cells):
         pairs = np.stack([fine, coarse], -1).reshape(-1, 2)
         assert len(np.unique(pairs, axis=0)) == len(np.unique(fine))
     assert regions['stage3'].title == 'stage 3: 12 tokens, 4 x 3 map'

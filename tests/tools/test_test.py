@@ -7,8 +7,10 @@ import pytest
 import torch
 from _cli import UsageError
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmtoken.common.weights import read_checkpoint
+from rooms import BACKBONES
 
 
 @pytest.mark.parametrize(
@@ -154,11 +156,9 @@ def test_given_tta_reaches_every_data_set(commands):
 
 
 IN_PROCESS = ('num_workers=0', 'persistent_workers=False')
-# a small TCFormer whose maps feed the heads of the other hosts
-BACKBONE = """dict(
-    _delete_=True, type='TCFormer', out_type='maps', arch=dict(
-        depths=(1, 1, 1, 1), embed_dims=(16, 32, 64, 64), num_heads=(1, 1, 2, 2),
-        mlp_ratios=(2, 2, 2, 2), sr_ratios=(8, 4, 2, 1)))"""
+# a small backbone whose maps feed the heads of the other hosts
+BACKBONE = f'dict(_delete_=True, **{BACKBONES[0]})'
+CHANNELS = list(MODELS.build(BACKBONES[0]).out_channels)
 CONFIGS = dict(
     mmseg=f"""
 _base_ = 'mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'
@@ -167,7 +167,7 @@ data_root = 'data/demo'
 model = dict(
     pretrained=None, auxiliary_head=None, backbone={BACKBONE},
     data_preprocessor=dict(size=(64, 64)),
-    decode_head=dict(in_channels=64, channels=16, num_classes=11, norm_cfg=dict(type='BN')))
+    decode_head=dict(in_channels={CHANNELS[-1]}, channels=16, num_classes=11, norm_cfg=dict(type='BN')))
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 crop = dict(type='RandomCrop', crop_size=(64, 64))
 pack = dict(type='PackSegInputs')
@@ -195,7 +195,7 @@ custom_imports = dict(imports=['mmtoken'])
 data_root = 'data/demo/'
 model = dict(
     backbone={BACKBONE},
-    neck=dict(in_channels=[16, 32, 64, 64], out_channels=16),
+    neck=dict(in_channels={CHANNELS}, out_channels=16),
     bbox_head=dict(num_classes=2, in_channels=16, feat_channels=16, stacked_convs=1))
 in_process = dict(batch_size=2, num_workers=0, persistent_workers=False)
 pipeline = [

@@ -27,7 +27,7 @@ from math import prod
 from torch import nn
 
 from ..analysis.counting import Operation
-from .backbone import TCFormer
+from ..common.backbone import Backbone
 from .ctm import ClusteringTokenMerge, TokenConv
 from .layers import TokenAttention
 from .mta_neck import MTA
@@ -45,8 +45,12 @@ RULES = (
 
 
 def applies_to(module: nn.Module) -> bool:
-    """Whether the rules above say anything about a module."""
+    """Whether the rules concern a module."""
     return isinstance(module, ClusteringTokenMerge)
+
+
+def _is_own(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(__package__)
 
 
 @contextlib.contextmanager
@@ -56,18 +60,24 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
     It has the kinds ``norm`` and ``pool`` in addition to those of the other convention.
     """
     entries: list[Entry] = []
-    ours = (ClusteringTokenMerge, TokenConv, TokenAttention, MTA, TCFormer)
-    names = {name for name, module in model.named_modules() if isinstance(module, ours)}
+    own = {name for name, module in model.named_modules() if _is_own(module)}
+    # modules of other papers, which have rules of their own
+    others = {
+        name
+        for name, module in model.named_modules()
+        if not _is_own(module) and (isinstance(module, Backbone) or hasattr(module, 'counts_as'))
+    }
 
     def rewrite(operations: list[Operation]) -> list[Operation]:
-        found = [entry for op in operations for entry in _layer_entries(op)] + entries
-        # the formulas replace the clustering and the transforms of this paper, not of others
-        others = [
-            op
-            for op in operations
-            if op.kind in ('clustering', 'transforms') and names.isdisjoint(op.path)
-        ]
-        return others + [
+        kept, found = [], list(entries)
+        for op in operations:
+            if not others.isdisjoint(op.path):
+                kept.append(op)
+            elif op.kind not in ('clustering', 'transforms'):
+                found += _layer_entries(op)
+            elif own.isdisjoint(op.path):  # the formulas replace those of this paper
+                kept.append(op)
+        return kept + [
             Operation((name,), OP, kind, macs, sizes=(), out_size=()) for name, kind, macs in found
         ]
 

@@ -34,7 +34,9 @@ def test_parity_is_shown_or_nothing_is_timed(toy_config, capsys):
     with pytest.raises(
         UsageError, match=r"no speed-up without parity: outputs of 'shifted' .* 1e-05"
     ):
-        compare_speed.main([toy_config, *FAST, *SHIFTED, '--part', 'neck', '--check-parity', '1e-5'])
+        compare_speed.main(
+            [toy_config, *FAST, *SHIFTED, '--part', 'neck', '--check-parity', '1e-5']
+        )
     assert 'median' not in capsys.readouterr().out
 
 

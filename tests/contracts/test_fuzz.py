@@ -1,0 +1,9 @@
+"""A few random cases; ``python tests/fuzz.py`` runs as many as wanted."""
+
+import fuzz
+import pytest
+
+
+@pytest.mark.parametrize('seed', range(40))
+def test_random_case(seed):
+    fuzz.run_case(seed)
