@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmtoken import STViTSwin, record_tokens
 from mmtoken.analysis.counting import count_complexity
+from mmtoken.common.layers import to_tokens
 from mmtoken.stvit import reference
 from mmtoken.stvit.plan import Geometry
 from mmtoken.stvit.stvit_swin import ARCHS
@@ -19,7 +20,7 @@ SWIN = smallest.SWIN
 def twin(model, image):
     """The whole network from the twins of its parts; sides are multiples of 4."""
     x = model.patch_embed.proj(image)
-    hw, x = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2)
+    hw, x = tuple(x.shape[2:]), to_tokens(x)
     for stage in model.layers[:2]:
         for i, block in enumerate(stage.blocks):
             x = reference.swin_block(block, x, hw, 3 if i % 2 and min(hw) > 7 else 0)

@@ -56,6 +56,18 @@ def test_stem_pads_to_multiples_of_four(randomize):
     torch.testing.assert_close(a, b, atol=0, rtol=0)
 
 
+def test_stem_has_the_right_gradients_for_one_image(randomize):
+    """Batch norm of PyTorch mistakes the layout of some gradients of a batch of one."""
+    stem, image = randomize(ConvStem(3, 4)).double().eval(), torch.randn(1, 3, 12, 16).double()
+    weight = torch.randn(1, 12, 4).double()
+    one, two = (
+        torch.autograd.grad((stem(batch)[0] * weight).sum(), list(stem.parameters()))
+        for batch in (image, image.repeat(2, 1, 1, 1))
+    )
+    for got, want in zip(one, two):
+        torch.testing.assert_close(2 * got, want)
+
+
 def test_widths_double():
     assert stage_dims(96) == (96, 192, 384, 768)
 

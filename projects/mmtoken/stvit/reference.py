@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.checks import HW
+from ..common.layers import to_tokens
 from .plan import CROP_REACH, Geometry
 from .steps import resize_center
 
@@ -341,7 +342,7 @@ def stvit_r(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
     """Run a whole backbone in eval mode."""
     image = F.pad(image, (0, -image.shape[3] % 4, 0, -image.shape[2] % 4))
     x = model.patch_embed.proj(image)
-    hw, x = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2)
+    hw, x = tuple(x.shape[2:]), to_tokens(x)
     maps = []
     for number, stage in enumerate(model.layers):
         if hasattr(stage, 'steps'):
