@@ -45,9 +45,7 @@ TASKS = {
         {'coco/segm_mAP': 'mask AP', 'coco/bbox_mAP': 'box AP'},
         7,
     ),
-    'segmentation': Task(
-        '*head_*.py', {'mIoU': 'mIoU in percent'}, 5
-    ),
+    'segmentation': Task('*head_*.py', {'mIoU': 'mIoU in percent'}, 5),
 }
 
 

@@ -32,6 +32,8 @@ SHARED = sorted(
     )
     if is_shared(path)
 )
+
+
 def names_in(path: Path) -> list[str]:
     """Lines that name a paper, with their numbers."""
     lines = (ROOT / path).read_text(encoding='utf-8').splitlines()
