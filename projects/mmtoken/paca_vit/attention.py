@@ -11,22 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from ..common.attention import multi_head_attention
-from ..common.checks import HW, check_divides, check_range
+from ..common.checks import HW, check_bool, check_divides, check_int, check_range
 from .clustering import ClusterPooling, assign_patches, build_clustering
 
 NORM_EPS = 1e-6
 
 
 class PatchToClusterAttention(nn.Module):
-    """Attend from N patches to M clusters of them, or to all patches where M is 0.
+    """Attend from N patches to M clusters of them, or to all patches if M is 0.
 
     Args:
         dim: C.
         num_heads: h; divides ``dim``.
-        num_clusters: M; 0 is plain self-attention.
-        clustering: Makes a new assignment here (see
-            :func:`~mmtoken.paca_vit.clustering.build_clustering`); None takes the one that
-            ``forward`` is given.
+        num_clusters: M; 0 for plain self-attention.
+        clustering: Computes the assignment, see
+            :func:`~mmtoken.paca_vit.clustering.build_clustering`; with None, it is an argument of
+            ``forward``.
         cluster_pos_embed: Add a learned embedding to each cluster before its norm.
         attn_drop: Dropout on the attention weights, in [0, 1).
         proj_drop: Dropout on the output, in [0, 1).
@@ -35,7 +35,7 @@ class PatchToClusterAttention(nn.Module):
         - x: ``(B, N, C)`` in raster order.
         - hw: the grid, ``(H, W)``.
         - assign: ``(B, M, N)`` or None.
-        - returns: ``(B, N, C)`` and the assignment that was used (None where M is 0).
+        - returns: ``(B, N, C)`` and the assignment used (None if M is 0).
     """
 
     counts_as = {'clustering': 'clustering', 'pool': 'clustering'}
@@ -52,7 +52,10 @@ class PatchToClusterAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_divides('num_heads', num_heads, 'dim', dim)
-        check_range('attn_drop', attn_drop, 0.0, 1.0)
+        check_int('num_clusters', num_clusters, 0)
+        check_bool('cluster_pos_embed', cluster_pos_embed)
+        check_range('attn_drop', attn_drop, 0, 1)
+        check_range('proj_drop', proj_drop, 0, 1)
         self.num_heads = num_heads
         self.num_clusters = num_clusters
         self.attn_drop = attn_drop
@@ -65,7 +68,7 @@ class PatchToClusterAttention(nn.Module):
         if num_clusters and cluster_pos_embed:
             self.cluster_pos_enc = nn.Parameter(torch.empty(1, num_clusters, dim))
             nn.init.trunc_normal_(self.cluster_pos_enc, std=0.02)
-        # q, k and v stay apart because released checkpoints store them apart
+        # separate, as in released checkpoints
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
