@@ -11,20 +11,12 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..common.backbone import Backbone, resolve_arch
-from ..common.checks import (
-    HW,
-    check_bool,
-    check_choice,
-    check_divides,
-    check_int,
-    check_length,
-    check_range,
-)
+from ..common.checks import HW, check_choice, check_divides, check_int, check_length, check_range
 from ..common.layers import drop_path_rates, init_vit_weights, to_map
 from ..common.recorder import record
 from .attention import NORM_EPS
 from .clustering import CLUSTERINGS
-from .layers import BLOCK_NORMS, PaCaBlock, StridedEmbed, check_batch_statistics
+from .layers import PaCaBlock, StridedEmbed, check_batch_statistics
 from .maps import SoftClusters
 from .teacher import ConvMixerTeacher
 
@@ -64,10 +56,6 @@ class PaCaViT(Backbone):
         drop_rate: Dropout after projections and in MLPs, in [0, 1).
         attn_drop_rate: Dropout on attention weights, in [0, 1).
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        layer_scale: Initial value of the layer scale of every branch; None for no layer scale.
-        block_norm: Position of the norms of a block: before (``'pre'``) or after (``'post'``) its
-            branches, or both (``'sub'``).
-        cluster_pos_embed: Add a learned embedding to every cluster.
         frozen_stages: See :class:`~mmtoken.common.backbone.Backbone`.
         norm_eval: See :class:`~mmtoken.common.backbone.Backbone`; only a teacher has batch norms.
         with_cp: See :class:`~mmtoken.common.backbone.Backbone`.
@@ -97,9 +85,6 @@ class PaCaViT(Backbone):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        layer_scale: float | None = None,
-        block_norm: str = 'pre',
-        cluster_pos_embed: bool = False,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -119,10 +104,6 @@ class PaCaViT(Backbone):
         check_int('in_channels', in_channels)
         check_range('drop_rate', drop_rate, 0, 1)
         check_range('attn_drop_rate', attn_drop_rate, 0, 1)
-        if layer_scale is not None:
-            check_range('layer_scale', layer_scale)
-        check_choice('block_norm', block_norm, BLOCK_NORMS)
-        check_bool('cluster_pos_embed', cluster_pos_embed)
         self.in_channels = in_channels
         self.clustering = clustering
         dims, depths = tuple(spec['embed_dims']), tuple(spec['depths'])
@@ -148,9 +129,6 @@ class PaCaViT(Backbone):
                     drop_rate,
                     attn_drop_rate,
                     rates[stage][i],
-                    layer_scale,
-                    block_norm,
-                    cluster_pos_embed,
                 )
                 for i in range(depths[stage])
             )
@@ -247,8 +225,8 @@ def _resolve(arch: str | dict, clustering: str | dict | None) -> tuple[dict, str
     """Hyper-parameters and clustering, which must agree about a teacher."""
     if not isinstance(arch, dict):
         check_choice('arch', arch, ARCHS)
-    spec = arch if isinstance(arch, dict) else ARCHS[arch]
-    has_teacher = 'teacher_depths' in spec
+        arch = ARCHS[arch]
+    has_teacher = 'teacher_depths' in arch
     if clustering is None:
         clustering = 'teacher' if has_teacher else 'conv'
     if not isinstance(clustering, dict):
@@ -256,7 +234,7 @@ def _resolve(arch: str | dict, clustering: str | dict | None) -> tuple[dict, str
     if has_teacher != (clustering == 'teacher'):
         raise ValueError(
             "clustering='teacher' and an arch with teacher_depths need each other, got "
-            f'{arch=} and {clustering=}'
+            f'{clustering=} and {arch=}'
         )
     spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny_teacher' if has_teacher else 'tiny']))
     for name, values in spec.items():

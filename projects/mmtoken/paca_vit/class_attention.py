@@ -84,13 +84,7 @@ def pool_classes(levels: Sequence[Tensor], scores: Tensor) -> Tensor:
 
 
 class ClassPooling(nn.Module):
-    """:func:`pool_classes` as a module, so that it is counted as clustering.
-
-    Shape:
-        - levels: ``(B, C, H_i, W_i)`` each.
-        - scores: ``(B, K, H_0, W_0)``.
-        - returns: ``(B, K, sum of C)``.
-    """
+    """:func:`pool_classes` as a module, so that it is counted as clustering."""
 
     def forward(self, levels: Sequence[Tensor], scores: Tensor) -> Tensor:
         return pool_classes(levels, scores)
@@ -118,13 +112,7 @@ def attend_to_classes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class ClassAttention(nn.Module):
-    """:func:`attend_to_classes` as a module, so that it is recorded under its own name.
-
-    Shape:
-        - q: ``(B, C, H, W)``, returned in the same shape.
-        - k: ``(B, K, C)``.
-        - v: ``(B, K, C)``.
-    """
+    """:func:`attend_to_classes` as a module, so that it is recorded under its own name."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend_to_classes(q, k, v)

@@ -31,13 +31,7 @@ def pool_clusters(assign: Tensor, x: Tensor) -> Tensor:
 
 
 class ClusterPooling(nn.Module):
-    """:func:`pool_clusters` as a module, so that it is counted as clustering.
-
-    Shape:
-        - assign: ``(B, M, N)``.
-        - x: ``(B, N, C)``.
-        - returns: ``(B, M, C)``.
-    """
+    """:func:`pool_clusters` as a module, so that it is counted as clustering."""
 
     def forward(self, assign: Tensor, x: Tensor) -> Tensor:
         return pool_clusters(assign, x)

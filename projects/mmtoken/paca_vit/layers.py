@@ -9,16 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..common.checks import HW, check_choice, check_int, check_range
+from ..common.checks import HW, check_int, check_range
 from ..common.layers import ConvMlp, DropPath, to_map, to_tokens
 from .attention import NORM_EPS, PatchToClusterAttention
-
-# position of the norms of a block: before its branches, after them
-BLOCK_NORMS = {'pre': (True, False), 'post': (False, True), 'sub': (True, True)}
 
 
 class StridedEmbed(nn.Module):
@@ -53,17 +49,13 @@ class PaCaBlock(nn.Module):
 
     Args:
         dim: C.
-        num_heads: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
-        num_clusters: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
-        clustering: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
+        num_heads: See :class:`PatchToClusterAttention`.
+        num_clusters: See :class:`PatchToClusterAttention`.
+        clustering: See :class:`PatchToClusterAttention`.
         mlp_ratio: Hidden width of the MLP divided by C.
         drop: Dropout after projections and in the MLP, in [0, 1).
         attn_drop: Dropout on the attention weights, in [0, 1).
         drop_path: Stochastic depth of both branches, in [0, 1).
-        layer_scale: Initial value of the layer scale of both branches; None for no layer scale.
-        block_norm: Position of the norms: before (``'pre'``) or after (``'post'``) the branches,
-            or both (``'sub'``).
-        cluster_pos_embed: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
 
     Shape:
         - x: ``(B, N, C)`` in raster order, returned in the same shape.
@@ -81,42 +73,23 @@ class PaCaBlock(nn.Module):
         drop: float = 0.0,
         attn_drop: float = 0.0,
         drop_path: float = 0.0,
-        layer_scale: float | None = None,
-        block_norm: str = 'pre',
-        cluster_pos_embed: bool = False,
     ) -> None:
         super().__init__()
-        check_choice('block_norm', block_norm, BLOCK_NORMS)
         check_range('mlp_ratio', mlp_ratio, 0, ends='()')
-        before, after = (
-            (lambda: nn.LayerNorm(dim, eps=NORM_EPS)) if has_norm else nn.Identity
-            for has_norm in BLOCK_NORMS[block_norm]
-        )
-        self.norm1_before = before()
+        self.norm1_before = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = PatchToClusterAttention(
-            dim, num_heads, num_clusters, clustering, cluster_pos_embed, attn_drop, drop
+            dim, num_heads, num_clusters, clustering, attn_drop, drop
         )
-        self.norm1_after = after()
-        self.norm2_before = before()
+        self.norm2_before = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = PaCaMlp(dim, int(dim * mlp_ratio), drop)
-        self.norm2_after = after()
         self.drop_path = DropPath(drop_path)
-        self.gamma1 = self.gamma2 = None
-        if layer_scale is not None:
-            check_range('layer_scale', layer_scale)
-            self.gamma1 = nn.Parameter(torch.full((dim,), float(layer_scale)))
-            self.gamma2 = nn.Parameter(torch.full((dim,), float(layer_scale)))
 
     def forward(
         self, x: Tensor, hw: HW, assign: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         out, assign = self.attn(self.norm1_before(x), hw, assign)
-        x = x + self._scaled(self.norm1_after(out), self.gamma1)
-        out = self.mlp(self.norm2_before(x), hw)
-        return x + self._scaled(self.norm2_after(out), self.gamma2), assign
-
-    def _scaled(self, branch: Tensor, gamma: Tensor | None) -> Tensor:
-        return self.drop_path(branch if gamma is None else gamma * branch)
+        x = x + self.drop_path(out)
+        return x + self.drop_path(self.mlp(self.norm2_before(x), hw)), assign
 
 
 class PaCaMlp(ConvMlp):
