@@ -27,7 +27,7 @@ def compare_gradients(module, fast, slow, inputs):
 
 @pytest.mark.parametrize(('kind', 'clusters', 'hw'), CASES)
 def test_equals_the_loops(kind, clusters, hw, randomize):
-    module = PatchToClusterAttention(6, 2, clusters, kind, cluster_pos_embed=kind == 'mlp')
+    module = PatchToClusterAttention(6, 2, clusters, kind)
     module = randomize(module.double())
     patches = hw[0] * hw[1]
     x = torch.randn(2, patches, 6, dtype=torch.float64, requires_grad=True)

@@ -3,6 +3,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
+from mmtoken import record_tokens
 from mmtoken.paca_vit import class_attention as fast
 from mmtoken.paca_vit import reference
 from torch import nn
@@ -81,7 +82,7 @@ def test_equals_the_published_form(norm, randomize, monkeypatch):
     leaves = [*maps, *head.parameters()]
     got = head._forward(maps)
     for name in ('project_levels', 'pool_classes', 'attend_to_classes'):
-        where = 'class_attention' if name == 'pool_classes' else 'mmseg_head'
+        where = 'mmseg_head' if name == 'project_levels' else 'class_attention'
         monkeypatch.setattr(f'mmtoken.paca_vit.{where}.{name}', getattr(reference, name))
     want = head._forward(maps)
     grads = []
@@ -171,32 +172,126 @@ def test_stock_segmentor_predicts_in_both_modes(test_cfg, training):
     assert result.pred_sem_seg.data.max() < 4
 
 
-def test_works_with_a_backbone_of_the_host():
-    backbone = dict(
-        type='MixVisionTransformer', embed_dims=8, num_layers=[1] * 4, num_heads=[1, 2, 2, 4],
-        patch_sizes=[7, 3, 3, 3], sr_ratios=[8, 4, 2, 1],
-    )  # fmt: skip
-    head = dict(SEGMENTOR['decode_head'], in_channels=[8, 16, 16, 32])
+HOST_BACKBONE = dict(
+    type='MixVisionTransformer', embed_dims=8, num_layers=[1] * 4, num_heads=[1, 2, 2, 4],
+    patch_sizes=[7, 3, 3, 3], sr_ratios=[8, 4, 2, 1],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'channels'),
+    [(SEGMENTOR['backbone'], CHANNELS), (HOST_BACKBONE, [8, 16, 16, 32])],
+    ids=['ours', 'of-the-host'],
+)
+def test_attention_to_classes_is_recorded(backbone, channels):
+    head = dict(SEGMENTOR['decode_head'], in_channels=channels)
     model = MODELS.build(dict(SEGMENTOR, backbone=backbone, decode_head=head)).eval()
-    out = model(torch.randn(1, 3, 32, 32))
-    assert out.shape == (1, 4, 8, 8)
+    image = torch.randn(2, 3, 40, 32)
+    plain = model(image)
+    for run in (model, lambda x: model.encode_decode(x, [dict(img_shape=(40, 32))] * 2)):
+        with record_tokens(model) as recorder:
+            out = run(image)
+        weights = recorder.attention['decode_head.attend']
+        assert len(recorder.forwards) == 1
+        assert weights.shape == (2, 1, 10 * 8, 4)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 1, 80))
+        torch.testing.assert_close(out, F.interpolate(plain, size=out.shape[2:], mode='bilinear'))
+
+
+@pytest.mark.parametrize('num_classes', [1, 2])
+def test_two_classes_with_one_output(num_classes, randomize):
+    head = randomize(build(num_classes=num_classes, out_channels=1, threshold=0.4))
+    head.dropout.eval()
+    maps = levels((16, 16), batch=1, channels=CHANNELS, dtype=torch.float32)
+    label = torch.randint(0, 2, (32, 32))
+    label[:5] = 255
+    losses = head.loss(maps, [sample(label)], {})
+    logits, scores = head._forward(maps)
+    assert head.threshold == 0.4
+    assert logits.shape == (1, 1, 16, 16)
+    assert logits.std() > 1e-3  # one token for all positions would make it constant
+    keep = label != 255
+    targets = (label, torch.stack([label == 0, label == 1]))
+    for name, value, target, weight in zip(('', 'paca.'), (logits, scores), targets, (1.0, 0.4)):
+        resized = F.interpolate(value, size=(32, 32), mode='bilinear')[0]
+        plain = F.binary_cross_entropy_with_logits(
+            resized[..., keep], target[..., keep].float().view(len(resized), -1)
+        )
+        torch.testing.assert_close(losses[f'{name}loss_ce'], weight * plain)
+    sum(v for k, v in losses.items() if 'loss' in k).backward()
+    for key, parameter in head.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    label[-1] = 2
+    with pytest.raises(ValueError, match=r'labels must be in \[0, 1\] .* got \[2\]'):
+        head.loss(maps, [sample(label)], {})
+
+
+def test_one_image_per_batch():
+    maps = levels((8, 8), batch=1, channels=CHANNELS, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r'at least 2 values per channel.*use a batch of 2'):
+        build()(maps)
+    build().eval()(maps)
+    head = build(norm_cfg=dict(type='GN', num_groups=2))
+    head.loss(maps, [sample(torch.randint(0, 4, (32, 32)))], {})['loss_ce'].backward()
+
+
+def test_symbolic_tracing_is_refused():
+    efficient = pytest.importorskip('mmengine.model.efficient_conv_bn_eval')
+    model = nn.ModuleDict(dict(decode_head=build()))
+    with pytest.raises(ValueError, match='remove it from efficient_conv_bn_eval'):
+        efficient.turn_on_efficient_conv_bn_eval(model, 'decode_head')
+
+
+@torch.no_grad()
+def test_int8(randomize):
+    head = randomize(build()).eval()
+    int8 = torch.ao.quantization.quantize_dynamic(head, {nn.Linear})
+    maps = levels((8, 8), channels=CHANNELS, dtype=torch.float32)
+    want, got = head(maps), int8(maps)
+    assert not torch.equal(want, got)
+    assert (want - got).norm() < 0.05 * want.norm()
 
 
 def test_labels_outside_the_classes():
     head, label = build(), torch.randint(0, 4, (16, 16))
     label[0, 0], label[0, 1] = 150, 255
-    with pytest.raises(ValueError, match=r'labels must lie in \[0, 3\] .*255, got \[150\]'):
+    with pytest.raises(ValueError, match=r'labels must be in \[0, 3\] .*255, got \[150\]'):
         head.loss(levels((4, 4), channels=CHANNELS, dtype=torch.float32), [sample(label)] * 2, {})
 
 
 def test_wrong_maps():
     maps = levels((4, 4), channels=CHANNELS, dtype=torch.float32)
-    with pytest.raises(ValueError, match=r'in_index=\(0, 1, 2, 3\), got 2 maps'):
+    with pytest.raises(ValueError, match=r'in_index=\(0, 1, 2, 3\) .*got 2 maps'):
         build()(maps[:2])
     with pytest.raises(ValueError, match=r'a map 0 of 12 channels; set in_channels=\[12, 8, 16'):
         build()([maps[1], maps[0], *maps[2:]])
-    with pytest.raises(ValueError, match=r'one entry per map, got \(8, 12, 16, 24\) and \(0, 1\)'):
-        build(in_index=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(in_index=(0, 1)), r'in_channels needs 2 entries, one per entry of in_index, got 4'),
+        (dict(in_index=None), 'in_index needs 1 entries, one per map, got None'),
+        (dict(in_index=(0, 1, 2, 3.5)), 'in_index must be a whole number >= 0, got 3.5'),
+        (dict(in_channels=(8, 12, 16, -1)), 'in_channels must be a whole number >= 1, got -1'),
+        (dict(channels=1.5), 'channels must be a whole number'),
+        (dict(num_classes='4'), "num_classes must be a whole number >= 1, got '4'"),
+        (dict(out_channels=1), 'out_channels=1 is for two classes, got num_classes=4'),
+        (dict(threshold=float('nan')), r'threshold must be a number in \[0, 1\], got nan'),
+        (dict(dropout_ratio=-1), r'dropout_ratio must be a number in \[0, 1\], got -1'),
+        (dict(align_corners=0), 'align_corners must be True or False, got 0'),
+        (dict(ignore_index=None), 'ignore_index must be a whole number'),
+        (dict(norm_cfg='BN'), "norm_cfg must be a dict, got 'BN'"),
+        (dict(act_cfg=0), 'act_cfg must be a dict, got 0'),
+        (dict(loss_decode='dice'), "loss_decode must be a dict or a list of dicts, got 'dice'"),
+        (dict(loss_cluster=[None]), r'loss_cluster must be a dict or a list of dicts, got \[None'),
+        (dict(sampler=1.5), 'sampler must be a dict, got 1.5'),
+        (dict(init_cfg=-1), 'init_cfg must be a dict or a list of dicts, got -1'),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
 
 
 def test_some_of_the_maps():

@@ -46,3 +46,13 @@ def test_blur_pads_with_zeros_before_the_convolution():
         out, F.conv2d((row[:, None] * row)[None, None], blur_conv.conv.weight,
                       blur_conv.conv.bias, stride=2, padding=1)
     )  # fmt: skip
+
+
+@torch.no_grad()
+def test_efficient_conv_bn_eval(randomize):
+    efficient = pytest.importorskip('mmengine.model.efficient_conv_bn_eval')
+    teacher = randomize(ConvMixerTeacher((4, 6, 8, 10), (1, 1, 1, 1), (3, 2, 2, 2)))
+    x = torch.randn(2, 4, 7, 5)
+    want = teacher.eval()(x)
+    efficient.turn_on_efficient_conv_bn_eval(torch.nn.ModuleDict(dict(t=teacher.train())), 't')
+    torch.testing.assert_close(teacher.eval()(x), want)

@@ -6,7 +6,7 @@ from .backbone import PaCaViT
 
 __all__ = ['PaCaViT']
 
-# AssertionError: a host that finds another one of the wrong version
+# AssertionError: a host that finds a wrong version of another host
 try:
     from .mmseg_head import PaCaHead
 except (ImportError, AssertionError) as error:

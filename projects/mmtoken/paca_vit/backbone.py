@@ -5,19 +5,18 @@ Parameter names are those of the released checkpoints.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..common.backbone import Backbone, resolve_arch
-from ..common.checks import HW, check_choice, check_divides, check_length, check_range
+from ..common.checks import HW, check_choice, check_divides, check_int, check_length, check_range
 from ..common.layers import drop_path_rates, init_vit_weights, to_map
 from ..common.recorder import record
 from .attention import NORM_EPS
 from .clustering import CLUSTERINGS
-from .layers import BLOCK_NORMS, PaCaBlock, StridedEmbed
+from .layers import PaCaBlock, StridedEmbed, check_batch_statistics
 from .maps import SoftClusters
 from .teacher import ConvMixerTeacher
 
@@ -40,28 +39,23 @@ class PaCaViT(Backbone):
     """Patch-to-Cluster Attention Vision Transformer.
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'base'``, the same with ``'_teacher'``, or a dict with
-            ``depths``, ``embed_dims``, ``num_heads`` and ``mlp_ratios``, four entries each, and
-            with a teacher ``teacher_depths``.
-        clustering: What scores the patches: ``'conv'``, ``'mlp'``, ``'linear'``, ``'teacher'``
-            (needs an arch with one), or ``dict(type=...)`` of a registered module, see
-            :func:`~mmtoken.paca_vit.clustering.build_clustering`. By default the teacher of a
-            teacher arch, else ``'conv'``.
-        num_clusters: M of each stage; 0 is plain self-attention. By default
-            ``(100, 100, 100, 0)``, with a teacher ``(100, 100, 100, 100)``. More clusters than
-            patches are fine. Counts given here may differ from a checkpoint's: the final
-            clustering layers are then the only ones that keep their initial values.
-        share: ``'stage'``: the first block of a stage clusters for all of them; ``'block'``:
+        arch: ``'tiny'``, ``'small'`` or ``'base'``, optionally with ``'_teacher'`` appended, or a
+            dict with ``depths``, ``embed_dims``, ``num_heads``, ``mlp_ratios`` and, for a teacher,
+            ``teacher_depths``, four entries each.
+        clustering: Module that scores the patches: ``'conv'`` (default), ``'mlp'``, ``'linear'``,
+            ``'teacher'`` (default of a teacher arch), or ``dict(type=...)`` of a registered one,
+            see :func:`~mmtoken.paca_vit.clustering.build_clustering`.
+        num_clusters: M of each stage; 0 for plain self-attention. By default
+            ``(100, 100, 100, 0)``, with a teacher ``(100, 100, 100, 100)``. M may exceed the
+            number of patches. Counts given here may differ from those of a checkpoint; the final
+            clustering layers are then re-initialised.
+        share: ``'stage'``: the first block of a stage clusters for all its blocks; ``'block'``:
             every block clusters; i: every i-th block does. A teacher always clusters once.
         in_channels: Channels of the image.
-        out_indices: Stages to return, counted from 0; later stages are not built.
+        out_indices: 0-based stages to return; later stages are not built.
         drop_rate: Dropout after projections and in MLPs, in [0, 1).
         attn_drop_rate: Dropout on attention weights, in [0, 1).
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        layer_scale: Initial value of a learned scale of every branch; None: no scale.
-        block_norm: Where the norms of a block stand: ``'pre'`` its branches, ``'post'`` or
-            ``'sub'`` (both).
-        cluster_pos_embed: Add a learned embedding to every cluster.
         frozen_stages: See :class:`~mmtoken.common.backbone.Backbone`.
         norm_eval: See :class:`~mmtoken.common.backbone.Backbone`; only a teacher has batch norms.
         with_cp: See :class:`~mmtoken.common.backbone.Backbone`.
@@ -73,10 +67,10 @@ class PaCaViT(Backbone):
           strides s of ``out_strides``.
 
     Raises:
-        ValueError: Arguments or an input out of range; the message says how to mend it.
+        ValueError: If an argument or the input is invalid.
     """
 
-    # released classification files carry a head that dense tasks have no use for
+    # released classification checkpoints contain a classifier
     checkpoint_ignore = (r'head\.',)
     counts_as = {'paca_teacher': 'clustering'}
 
@@ -91,9 +85,6 @@ class PaCaViT(Backbone):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        layer_scale: float | None = None,
-        block_norm: str = 'pre',
-        cluster_pos_embed: bool = False,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -110,9 +101,9 @@ class PaCaViT(Backbone):
         clusters_in = [
             range(0, 0 if has_teacher else depth, every or depth) for depth in spec['depths']
         ]
-        check_choice('block_norm', block_norm, BLOCK_NORMS)
-        for name, rate in (('drop_rate', drop_rate), ('attn_drop_rate', attn_drop_rate)):
-            check_range(name, rate, 0.0, 1.0)
+        check_int('in_channels', in_channels)
+        check_range('drop_rate', drop_rate, 0, 1)
+        check_range('attn_drop_rate', attn_drop_rate, 0, 1)
         self.in_channels = in_channels
         self.clustering = clustering
         dims, depths = tuple(spec['embed_dims']), tuple(spec['depths'])
@@ -138,9 +129,6 @@ class PaCaViT(Backbone):
                     drop_rate,
                     attn_drop_rate,
                     rates[stage][i],
-                    layer_scale,
-                    block_norm,
-                    cluster_pos_embed,
                 )
                 for i in range(depths[stage])
             )
@@ -160,7 +148,9 @@ class PaCaViT(Backbone):
         x, hw = self.patch_embed(image)
         assigns, residuals = [None] * len(self.depths), [None] * len(self.depths)
         if self.paca_teacher is not None:
-            # never recomputed: its batch norms would count every image twice
+            smallest = (x.shape[0], *(-(-side // 8) for side in hw))
+            check_batch_statistics(self.paca_teacher, *smallest)
+            # never recomputed, or its batch norms would count every image twice
             assigns, residuals = self.paca_teacher(to_map(x, hw))
         maps = []
         for stage in range(len(self.depths)):
@@ -180,7 +170,7 @@ class PaCaViT(Backbone):
         return x
 
     def stage_names(self, stage: int) -> list[str]:
-        """Names of the modules of a stage, counted from 1."""
+        """Names of the modules of a stage, 1-based."""
         names = [f'stage{stage}', f'norm{stage}']
         if stage > 1:
             names.insert(0, f'transition{stage - 1}')
@@ -191,7 +181,7 @@ class PaCaViT(Backbone):
         return names
 
     def final_clustering_layers(self) -> tuple[str, ...]:
-        """Names of the layers whose size is the number of clusters, in order of the stages."""
+        """Names of the layers with one output per cluster, in order of the stages."""
         if self.paca_teacher is not None:
             stages = range(1, len(self.depths) + 1)
             return tuple(f'paca_teacher.to_clusters{stage}' for stage in stages)
@@ -208,7 +198,7 @@ class PaCaViT(Backbone):
     def prepare_state_dict(
         self, state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Drop stages that are not built; the fixed blur filter is optional in a file."""
+        """Drop stages that are not built, and add the fixed blur filter if it is missing."""
         kept, ignored = super().prepare_state_dict(state)
         for name, buffer in self.named_buffers():
             if name.endswith('blur_filter'):
@@ -216,10 +206,7 @@ class PaCaViT(Backbone):
         return kept, ignored
 
     def reinitialized_keys(self, state: dict[str, Tensor]) -> tuple[str, ...]:
-        """Keys whose number of clusters was overridden, and which therefore cannot be loaded.
-
-        Only counts that were given to the constructor are a declared difference.
-        """
+        """Keys that cannot be loaded because ``num_clusters`` was given and differs."""
         if not self.overrides_clusters:
             return ()
         own = self.state_dict()
@@ -236,22 +223,25 @@ class PaCaViT(Backbone):
 
 def _resolve(arch: str | dict, clustering: str | dict | None) -> tuple[dict, str | dict]:
     """Hyper-parameters and clustering, which must agree about a teacher."""
-    if clustering is not None and not isinstance(clustering, dict):
-        check_choice('clustering', clustering, (*CLUSTERINGS, 'teacher'))
-    named = ARCHS.get(arch, {}) if isinstance(arch, str) else arch
+    if not isinstance(arch, dict):
+        check_choice('arch', arch, ARCHS)
+        arch = ARCHS[arch]
+    has_teacher = 'teacher_depths' in arch
     if clustering is None:
-        clustering = 'teacher' if 'teacher_depths' in named else 'conv'
-    kind = 'tiny_teacher' if clustering == 'teacher' else 'tiny'
-    if named and ('teacher_depths' in named) != (clustering == 'teacher'):
+        clustering = 'teacher' if has_teacher else 'conv'
+    if not isinstance(clustering, dict):
+        check_choice('clustering', clustering, (*CLUSTERINGS, 'teacher'))
+    if has_teacher != (clustering == 'teacher'):
         raise ValueError(
             "clustering='teacher' and an arch with teacher_depths need each other, got "
-            f'{arch=} and {clustering=}; use an arch of '
-            f"{sorted(a for a in ARCHS if a.endswith('_teacher'))} with 'teacher' and one "
-            'without teacher_depths with everything else'
+            f'{clustering=} and {arch=}'
         )
-    spec = resolve_arch(arch, ARCHS, tuple(ARCHS[kind]))
+    spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny_teacher' if has_teacher else 'tiny']))
     for name, values in spec.items():
         check_length(name, values, NUM_STAGES, 'stage')
+        for value in values:
+            if name != 'mlp_ratios':  # checked by the blocks
+                check_int(name, value)
     for heads, dim in zip(spec['num_heads'], spec['embed_dims']):
         check_divides('num_heads', heads, 'embed_dims', dim)
     return spec, clustering
@@ -259,12 +249,8 @@ def _resolve(arch: str | dict, clustering: str | dict | None) -> tuple[dict, str
 
 def _check_clusters(num_clusters: Sequence[int], has_teacher: bool) -> None:
     check_length('num_clusters', num_clusters, NUM_STAGES, 'stage')
-    whole = all(isinstance(m, numbers.Integral) and not isinstance(m, bool) for m in num_clusters)
-    if not whole or min(num_clusters) < 0:
-        raise ValueError(
-            'num_clusters must be whole numbers >= 0 (0: plain self-attention), got '
-            f'{tuple(num_clusters)}; (100, 100, 100, 0) is published'
-        )
+    for count in num_clusters:
+        check_int('num_clusters', count, 0)
     if has_teacher and min(num_clusters) == 0:
         raise ValueError(
             f'a teacher clusters every stage, got num_clusters={tuple(num_clusters)}; give each '
@@ -276,13 +262,9 @@ def _clusters_every(share: str | int, has_teacher: bool) -> int:
     """0: the first block of a stage clusters; i: every i-th block does."""
     if isinstance(share, str):
         check_choice('share', share, ('stage', 'block'))
-        every = {'stage': 0, 'block': 1}[share]
-    elif isinstance(share, bool) or not isinstance(share, numbers.Integral) or share < 1:
-        raise ValueError(
-            f"share must be 'stage', 'block' or a number of blocks >= 1, got {share!r}"
-        )
     else:
-        every = int(share)
+        check_int('share', share)
+    every = {'stage': 0, 'block': 1}.get(share, share)
     if has_teacher and every:
         raise ValueError(f"a teacher clusters once per stage, got {share=}; leave share at 'stage'")
     return every

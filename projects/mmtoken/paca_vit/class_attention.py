@@ -1,8 +1,8 @@
 """The arithmetic of the PaCa segmentation head, as pure functions on tensors.
 
-Classes are clusters: a map of scores per class is normalised over the *positions*, pools one
-token per class, and every position attends to these K tokens. Two identities make it cheap, and
-the map of all levels at the finest resolution is never formed:
+Classes are clusters: the score map of a class, normalised over the *positions*, pools one token,
+and every position attends to these K tokens. Two identities avoid the map of all levels at the
+finest resolution:
 
     W concat_i(up(f_i)) = sum_i up(W_i f_i)            1x1 convolutions before the resize
     assign @ up(f)      = (assign pulled back) @ f     pooling on the map's own grid
@@ -54,10 +54,10 @@ def pull_back(assign: Tensor, hw: HW) -> Tensor:
 
     Args:
         assign: ``(B, K, H, W)``.
-        hw: The grid of the map that is to be pooled.
+        hw: Grid of the map to be pooled.
 
     Returns:
-        ``(B, K, *hw)``; its sum over the positions is that of ``assign``.
+        ``(B, K, *hw)`` with the same sum over the positions.
     """
     if tuple(assign.shape[2:]) == tuple(hw):
         return assign
@@ -67,7 +67,7 @@ def pull_back(assign: Tensor, hw: HW) -> Tensor:
 
 
 def pool_classes(levels: Sequence[Tensor], scores: Tensor) -> Tensor:
-    """One token per class: the mean of the resized, concatenated levels, weighted by its scores.
+    """Pool one token per class from the resized and concatenated levels, weighted by its scores.
 
     Args:
         levels: Maps ``(B, C, H_i, W_i)``, finest first.
@@ -78,20 +78,13 @@ def pool_classes(levels: Sequence[Tensor], scores: Tensor) -> Tensor:
     """
     assign = scores.flatten(2).softmax(-1).view_as(scores).to(levels[0].dtype)
     pooled = [
-        pull_back(assign, tuple(level.shape[2:])).flatten(2) @ level.flatten(2).transpose(1, 2)
-        for level in levels
+        pull_back(assign, tuple(level.shape[2:])).flatten(2) @ to_tokens(level) for level in levels
     ]
     return torch.cat(pooled, -1)
 
 
 class ClassPooling(nn.Module):
-    """:func:`pool_classes` as a module, so that its products are counted as clustering.
-
-    Shape:
-        - levels: ``(B, C, H_i, W_i)`` each.
-        - scores: ``(B, K, H_0, W_0)``.
-        - returns: ``(B, K, sum of C)``.
-    """
+    """:func:`pool_classes` as a module, so that it is counted as clustering."""
 
     def forward(self, levels: Sequence[Tensor], scores: Tensor) -> Tensor:
         return pool_classes(levels, scores)
@@ -116,3 +109,10 @@ def attend_to_classes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     else:
         out = F.scaled_dot_product_attention(queries, k, v, scale=1.0)
     return to_map(out[:, 0], tuple(q.shape[2:]))
+
+
+class ClassAttention(nn.Module):
+    """:func:`attend_to_classes` as a module, so that it is recorded under its own name."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend_to_classes(q, k, v)

@@ -19,8 +19,8 @@ from ..common.layers import to_map
 def assign_patches(scores: Tensor) -> Tensor:
     """Scores ``(B, M, N)`` -> assignment ``(B, M, N)``; row m sums to 1 over the patches.
 
-    The weights are near 1 / N, where half precision has few digits left: the softmax itself is
-    in float32 at least (autocast sees to that), the result in the precision of the scores.
+    Weights near 1 / N need more digits than half precision has; autocast runs the softmax in
+    float32.
     """
     return scores.softmax(-1)
 
@@ -31,13 +31,7 @@ def pool_clusters(assign: Tensor, x: Tensor) -> Tensor:
 
 
 class ClusterPooling(nn.Module):
-    """:func:`pool_clusters` as a module, so that its products are counted as clustering.
-
-    Shape:
-        - assign: ``(B, M, N)``.
-        - x: ``(B, N, C)``.
-        - returns: ``(B, M, C)``.
-    """
+    """:func:`pool_clusters` as a module, so that it is counted as clustering."""
 
     def forward(self, assign: Tensor, x: Tensor) -> Tensor:
         return pool_clusters(assign, x)
@@ -71,10 +65,9 @@ class ConvClustering(nn.Module):
 
 
 class MlpClustering(nn.Module):
-    """Score each patch by itself with a two-layer MLP of hidden width 4 C.
+    """Score each patch independently with a two-layer MLP of hidden width 4 C.
 
-    The last bias shifts all scores of one cluster and cancels in the softmax over the patches;
-    it is there because released checkpoints carry it.
+    The last bias cancels in the softmax over the patches; released checkpoints contain it.
 
     Args:
         dim: C.
@@ -82,7 +75,7 @@ class MlpClustering(nn.Module):
 
     Shape:
         - x: ``(B, N, C)``.
-        - hw: the grid; not looked at.
+        - hw: the grid; unused.
         - returns: scores ``(B, M, N)``.
     """
 
@@ -97,7 +90,7 @@ class MlpClustering(nn.Module):
 
 
 class LinearClustering(nn.Module):
-    """Score each patch by one linear layer; in no released model.
+    """Score each patch with one linear layer; no released model uses it.
 
     Args:
         dim: C.
@@ -105,7 +98,7 @@ class LinearClustering(nn.Module):
 
     Shape:
         - x: ``(B, N, C)``.
-        - hw: the grid; not looked at.
+        - hw: the grid; unused.
         - returns: scores ``(B, M, N)``.
     """
 
@@ -121,7 +114,7 @@ CLUSTERINGS = {'conv': ConvClustering, 'mlp': MlpClustering, 'linear': LinearClu
 
 
 def build_clustering(clustering: str | dict, dim: int, num_clusters: int) -> nn.Module:
-    """Build a clustering module by name, or a registered one of the user's own.
+    """Build a clustering module by name, or a custom registered one.
 
     Args:
         clustering: ``'conv'``, ``'mlp'``, ``'linear'``, or ``dict(type=...)`` of a registered

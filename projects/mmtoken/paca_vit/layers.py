@@ -7,23 +7,20 @@ C channels.
 from __future__ import annotations
 
 import itertools
+import math
 
-import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..common.checks import HW, check_choice
+from ..common.checks import HW, check_int, check_range
 from ..common.layers import ConvMlp, DropPath, to_map, to_tokens
 from .attention import NORM_EPS, PatchToClusterAttention
 
-# where the norms of a block stand: before its branches, after them, or both
-BLOCK_NORMS = {'pre': (True, False), 'post': (False, True), 'sub': (True, True)}
-
 
 class StridedEmbed(nn.Module):
-    """Stride-2 convolutions with nothing between them, then LayerNorm over the channels.
+    """Stride-2 convolutions without activations between them, then LayerNorm over the channels.
 
-    Two of them are the stem, one is a transition. They must not be fused: the inner one pads its
-    own map with zeros.
+    The stem has two, a transition one. They cannot be fused, because each pads its own input.
 
     Args:
         *dims: Channels from input to output; one convolution per step.
@@ -36,6 +33,8 @@ class StridedEmbed(nn.Module):
 
     def __init__(self, *dims: int) -> None:
         super().__init__()
+        for dim in dims:
+            check_int('dims', dim)
         convs = [nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(dims)]
         self.proj = convs[0] if len(convs) == 1 else nn.Sequential(*convs)
         self.norm = nn.LayerNorm(dims[-1], eps=NORM_EPS)
@@ -50,16 +49,13 @@ class PaCaBlock(nn.Module):
 
     Args:
         dim: C.
-        num_heads: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
-        num_clusters: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
-        clustering: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
-        mlp_ratio: Hidden width of the MLP per channel.
+        num_heads: See :class:`PatchToClusterAttention`.
+        num_clusters: See :class:`PatchToClusterAttention`.
+        clustering: See :class:`PatchToClusterAttention`.
+        mlp_ratio: Hidden width of the MLP divided by C.
         drop: Dropout after projections and in the MLP, in [0, 1).
         attn_drop: Dropout on the attention weights, in [0, 1).
         drop_path: Stochastic depth of both branches, in [0, 1).
-        layer_scale: Initial value of the learned scale of both branches; None: no scale.
-        block_norm: Where the norms stand: ``'pre'``, ``'post'`` or ``'sub'`` (both).
-        cluster_pos_embed: See :class:`~mmtoken.paca_vit.attention.PatchToClusterAttention`.
 
     Shape:
         - x: ``(B, N, C)`` in raster order, returned in the same shape.
@@ -77,40 +73,23 @@ class PaCaBlock(nn.Module):
         drop: float = 0.0,
         attn_drop: float = 0.0,
         drop_path: float = 0.0,
-        layer_scale: float | None = None,
-        block_norm: str = 'pre',
-        cluster_pos_embed: bool = False,
     ) -> None:
         super().__init__()
-        check_choice('block_norm', block_norm, BLOCK_NORMS)
-        before, after = (
-            (lambda: nn.LayerNorm(dim, eps=NORM_EPS)) if there else nn.Identity
-            for there in BLOCK_NORMS[block_norm]
-        )
-        self.norm1_before = before()
+        check_range('mlp_ratio', mlp_ratio, 0, ends='()')
+        self.norm1_before = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = PatchToClusterAttention(
-            dim, num_heads, num_clusters, clustering, cluster_pos_embed, attn_drop, drop
+            dim, num_heads, num_clusters, clustering, attn_drop, drop
         )
-        self.norm1_after = after()
-        self.norm2_before = before()
+        self.norm2_before = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = PaCaMlp(dim, int(dim * mlp_ratio), drop)
-        self.norm2_after = after()
         self.drop_path = DropPath(drop_path)
-        self.gamma1 = self.gamma2 = None
-        if layer_scale is not None:
-            self.gamma1 = nn.Parameter(torch.full((dim,), float(layer_scale)))
-            self.gamma2 = nn.Parameter(torch.full((dim,), float(layer_scale)))
 
     def forward(
         self, x: Tensor, hw: HW, assign: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         out, assign = self.attn(self.norm1_before(x), hw, assign)
-        x = x + self._scaled(self.norm1_after(out), self.gamma1)
-        out = self.mlp(self.norm2_before(x), hw)
-        return x + self._scaled(self.norm2_after(out), self.gamma2), assign
-
-    def _scaled(self, branch: Tensor, gamma: Tensor | None) -> Tensor:
-        return self.drop_path(branch if gamma is None else gamma * branch)
+        x = x + self.drop_path(out)
+        return x + self.drop_path(self.mlp(self.norm2_before(x), hw)), assign
 
 
 class PaCaMlp(ConvMlp):
@@ -120,3 +99,20 @@ class PaCaMlp(ConvMlp):
         x = self.fc1(x)
         x = x + to_tokens(self.dwconv(to_map(x, hw)))
         return self.drop(self.fc2(self.drop(self.act(x))))
+
+
+def check_batch_statistics(module: nn.Module, *sizes: int) -> None:
+    """Raise if a batch norm in training mode would see a single value per channel.
+
+    Args:
+        module: Module with batch norms; synchronised ones may see more values on other GPUs.
+        *sizes: B, H and W of its smallest map.
+    """
+    if not module.training or math.prod(sizes) != 1:
+        return
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    if any(norm.training and not isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+        raise ValueError(
+            'batch norms in training mode need at least 2 values per channel, got one image with a '
+            '1x1 map; use a batch of 2, larger images, norm_eval=True or a norm_cfg without batches'
+        )

@@ -5,6 +5,7 @@ Parameter names are those of the released checkpoints; the arithmetic is in ``cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,14 +17,13 @@ from mmseg.registry import MODELS as MMSEG_MODELS
 from mmseg.utils import SampleList
 from torch import Tensor, nn
 
-from ..common.checks import check_shape
-from .class_attention import ClassPooling, attend_to_classes, project_levels
-
-LOSS = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0, avg_non_ignore=True)
+from ..common.checks import check_bool, check_int, check_length, check_range, check_shape
+from .class_attention import ClassAttention, ClassPooling, project_levels
+from .layers import check_batch_statistics
 
 
 class ToMap(nn.Module):
-    """``(B, K, C) -> (B, C, K, 1)``, so that any 2-D norm of mmcv takes class tokens.
+    """``(B, K, C) -> (B, C, K, 1)``, so that class tokens fit every 2-D norm of mmcv.
 
     Shape:
         - x: ``(B, K, C)`` -> ``(B, C, K, 1)``.
@@ -37,33 +37,34 @@ class ToMap(nn.Module):
 class PaCaHead(BaseDecodeHead):
     """Segment by attention from positions to one token per class.
 
-    The clustering map that pools these tokens has one channel per class and a loss of its own.
-    Works with mmseg's plain ``EncoderDecoder``; the backbone is free and need not cluster.
+    The clustering map that pools these tokens has one channel per class and its own loss. The
+    head works in mmseg's ``EncoderDecoder`` with any backbone.
 
     Args:
         in_channels: Channels of each map, finest first.
         channels: Channels inside the head.
         num_classes: K.
-        in_index: Which of the backbone's maps to take.
-        out_channels: Channels of the result; K by default (see mmseg for binary segmentation).
-        threshold: See mmseg; for ``out_channels=1``.
+        in_index: 0-based indices of the backbone's maps to use.
+        out_channels: Channels of the result, ``num_classes`` (default) or 1. With 1, two class
+            tokens give one score, and both default losses are sigmoid cross entropies.
+        threshold: Foreground probability for ``out_channels=1``, in [0, 1]; 0.3 by default.
         dropout_ratio: Dropout before the classifier, in [0, 1].
-        norm_cfg: Norm after every projection, those of the class tokens included; ``SyncBN`` on
-            several GPUs, ``BN`` on a CPU.
-        act_cfg: Activation after every norm.
-        align_corners: Of the resize to the size of the labels; inside the head it is False.
-        ignore_index: Label that counts in no loss.
-        loss_decode: Loss of the result, or a list of losses.
-        loss_cluster: Loss of the clustering map, or a list of losses; weight 0.4 is published.
-        sampler: See mmseg; chooses pixels for both losses.
-        init_cfg: See mmseg; by default normal values, std 0.01, for the classifier.
+        norm_cfg: Norm after every projection, also of class tokens; ``SyncBN`` by default.
+        act_cfg: Activation after every norm; ``ReLU`` by default.
+        align_corners: For the resize to the size of the labels; always False inside the head.
+        ignore_index: Label excluded from all losses.
+        loss_decode: Loss of the result, or a list of losses; cross entropy by default.
+        loss_cluster: Loss of the clustering map, or a list of losses; by default cross entropy
+            with the published weight of 0.4.
+        sampler: Selects pixels for both losses, see mmseg.
+        init_cfg: By default normal values with std 0.01 for the classifier.
 
     Shape:
         - inputs: a sequence of ``(B, in_channels[i], H_i, W_i)``.
         - returns: ``(B, out_channels, H_0, W_0)``, in training too.
 
     Raises:
-        ValueError: Arguments, maps or labels that do not fit; the message says how to mend it.
+        ValueError: If an argument, a map or a label is invalid.
     """
 
     counts_as = {'clustering': 'clustering', 'pool': 'clustering'}
@@ -87,14 +88,33 @@ class PaCaHead(BaseDecodeHead):
         sampler: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        in_channels, in_index = tuple(in_channels), tuple(in_index)
-        if len(in_channels) != len(in_index):
-            raise ValueError(
-                f'in_channels and in_index need one entry per map, got {in_channels} and '
-                f'{in_index}; give both the same length'
-            )
+        num_maps = len(in_index) if isinstance(in_index, Sequence) else 1
+        check_length('in_index', in_index, max(num_maps, 1), 'map')
+        check_length('in_channels', in_channels, num_maps, 'entry of in_index')
+        for width, index in zip(in_channels, in_index):
+            check_int('in_channels', width)
+            check_int('in_index', index, 0)
+        check_int('channels', channels)
+        check_int('num_classes', num_classes)
+        if out_channels is not None:
+            check_int('out_channels', out_channels)
+        is_binary = (out_channels or num_classes) == 1
+        if is_binary and num_classes > 2:
+            raise ValueError(f'out_channels=1 is for two classes, got {num_classes=}')
+        if threshold is not None:
+            check_range('threshold', threshold, 0, 1, '[]')
+        check_range('dropout_ratio', dropout_ratio, 0, 1, '[]')
+        check_bool('align_corners', align_corners)
+        check_int('ignore_index', ignore_index, -math.inf)
+        _check_config('norm_cfg', norm_cfg)
+        _check_config('act_cfg', act_cfg)
+        _check_config('loss_decode', loss_decode, may_be_list=True)
+        _check_config('loss_cluster', loss_cluster, may_be_list=True)
+        _check_config('sampler', sampler)
+        _check_config('init_cfg', init_cfg, may_be_list=True)
         norm_cfg = norm_cfg or dict(type='SyncBN', requires_grad=True)
         act_cfg = act_cfg or dict(type='ReLU')
+        loss = dict(type='CrossEntropyLoss', use_sigmoid=is_binary, avg_non_ignore=True)
         super().__init__(
             list(in_channels),
             channels,
@@ -106,13 +126,15 @@ class PaCaHead(BaseDecodeHead):
             act_cfg=act_cfg,
             in_index=list(in_index),
             input_transform='multiple_select',
-            loss_decode=loss_decode or LOSS,
+            loss_decode=loss_decode or loss,
             ignore_index=ignore_index,
             sampler=sampler,
             align_corners=align_corners,
             init_cfg=init_cfg or dict(type='Normal', std=0.01, override=dict(name='conv_seg')),
         )
-        total = channels * len(in_channels)
+        # attention to a single token would give every position the same score
+        self.num_tokens = 2 if is_binary else num_classes
+        total = channels * num_maps
 
         def project(width: int) -> ConvModule:
             return ConvModule(width, channels, 1, bias=False, norm_cfg=norm_cfg, act_cfg=act_cfg)
@@ -123,38 +145,42 @@ class PaCaHead(BaseDecodeHead):
 
         self.convs = nn.ModuleList(project(width) for width in in_channels)
         self.q = nn.Sequential(project(total))
-        self.clustering = nn.Sequential(project(total), nn.Conv2d(channels, self.out_channels, 1))
+        self.clustering = nn.Sequential(project(total), nn.Conv2d(channels, self.num_tokens, 1))
         self.pool = ClassPooling()
         self.k = project_classes()
         self.v = project_classes()
+        self.attend = ClassAttention()
         self.proj = project(channels)
-        losses = loss_cluster or dict(LOSS, loss_weight=0.4)
+        losses = loss_cluster or dict(loss, loss_weight=0.4)
         losses = [losses] if isinstance(losses, dict) else losses
-        # built like mmseg's own, whose losses live in its registry
         self.loss_cluster = nn.ModuleList(MMSEG_MODELS.build(loss) for loss in losses)
 
     def parameter_roles(self) -> dict[str, tuple[str, ...]]:
-        """Role to module names, for the learning rates: all of this is ``head``."""
+        """Role to module names, for learning rates: the whole module is ``head``."""
         return {'head': ('',)}
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Class scores at the resolution of the finest map."""
+        """Return class scores at the resolution of the finest map."""
         return self._forward(inputs)[0]
 
     def _forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class scores, and the scores of the clustering map."""
+        """Return class scores and the scores of the clustering map."""
         levels = [conv(x) for conv, x in zip(self.convs, self._select(inputs))]
         q, features = self._project(levels, self.q[0], self.clustering[0])
         scores = self.clustering[1](features)  # B K H W
         tokens = self.pool(levels, scores)  # B K C
         k, v = (branch(tokens)[..., 0].transpose(1, 2) for branch in (self.k, self.v))
-        return self.cls_seg(self.proj(attend_to_classes(q, k, v))), scores
+        return self.cls_seg(self.proj(self.attend(q, k, v))), scores
 
     def _select(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        if isinstance(inputs, torch.fx.Proxy):
+            raise ValueError(
+                'PaCaHead cannot be traced by torch.fx; remove it from efficient_conv_bn_eval'
+            )
         if len(inputs) <= max(self.in_index):
             raise ValueError(
-                f'PaCaHead takes the maps in_index={tuple(self.in_index)}, got {len(inputs)} maps; '
-                'let the backbone return more (out_indices) or change in_index and in_channels'
+                f'in_index={tuple(self.in_index)} must be indices of maps, got {len(inputs)} maps; '
+                'change in_index and in_channels, or out_indices of the backbone'
             )
         maps = [inputs[index] for index in self.in_index]
         for i, (x, width) in enumerate(zip(maps, self.in_channels)):
@@ -165,11 +191,12 @@ class PaCaHead(BaseDecodeHead):
                     f'and a map {i} of {x.shape[1]} channels; set '
                     f'in_channels={[x.shape[1] for x in maps]}'
                 )
+            check_batch_statistics(self, x.shape[0], *x.shape[2:])
         return maps
 
     @staticmethod
     def _project(levels: list[Tensor], *modules: ConvModule) -> list[Tensor]:
-        """Run several conv-norm-activation modules on the resized, concatenated levels."""
+        """Run conv-norm-activation modules on the resized and concatenated levels."""
         weight = torch.cat([module.conv.weight for module in modules])
         maps = project_levels(levels, weight).split([m.out_channels for m in modules], dim=1)
         return [module.activate(module.norm(x)) for module, x in zip(modules, maps)]
@@ -177,11 +204,11 @@ class PaCaHead(BaseDecodeHead):
     def loss(
         self, inputs: Sequence[Tensor], batch_data_samples: SampleList, train_cfg: dict
     ) -> dict[str, Tensor]:
-        """Losses of the result, and those of the clustering map under ``paca.``.
+        """Return the losses of the result, and those of the clustering map under ``paca.``.
 
         Args:
             inputs: Maps of the backbone.
-            batch_data_samples: With ``gt_sem_seg``.
+            batch_data_samples: Samples with ``gt_sem_seg``.
             train_cfg: Unused, as in mmseg.
 
         Returns:
@@ -208,10 +235,18 @@ class PaCaHead(BaseDecodeHead):
         return losses
 
     def _check_labels(self, label: Tensor) -> None:
-        wrong = (label != self.ignore_index) & ((label < 0) | (label >= self.num_classes))
+        wrong = (label != self.ignore_index) & ((label < 0) | (label >= self.num_tokens))
         if wrong.any():
             raise ValueError(
-                f'labels must lie in [0, {self.num_classes - 1}] or be ignore_index='
+                f'labels must be in [0, {self.num_tokens - 1}] or ignore_index='
                 f'{self.ignore_index}, got {label[wrong].unique()[:8].tolist()}; set num_classes, '
                 'ignore_index, or reduce_zero_label in LoadAnnotations'
             )
+
+
+def _check_config(name: str, value: object, may_be_list: bool = False) -> None:
+    """Raise unless ``value`` is None, a dict, or a list of dicts where that is allowed."""
+    values = value if may_be_list and isinstance(value, (list, tuple)) else [value]
+    if value is not None and not all(isinstance(one, dict) for one in values):
+        kind = 'a dict or a list of dicts' if may_be_list else 'a dict'
+        raise ValueError(f'{name} must be {kind}, got {value!r}')

@@ -1,4 +1,4 @@
-"""Learning rates by the role that a layer plays, not by how its name happens to be spelt."""
+"""Learning rates by the role of a layer instead of its name."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import nn
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class RoleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's default constructor, plus ``paramwise_cfg['roles']``.
+    """mmengine's default constructor with an additional ``paramwise_cfg['roles']``.
 
-    A module declares roles by a method ``parameter_roles()``, which maps a role to the names of
-    its own submodules that play it (``''`` is the module itself). The factors of a role multiply
-    whatever the other rules gave (``norm_decay_mult``, ``custom_keys`` ...).
+    The method ``parameter_roles()`` of a module maps each role to names of its submodules (``''``
+    is the module itself). The factors of a role multiply those of the other rules
+    (``norm_decay_mult``, ``custom_keys`` ...).
 
     Args:
         optim_wrapper_cfg: See mmengine.
-        paramwise_cfg: mmengine's, and ``roles``, a role to ``dict(lr_mult=..., decay_mult=...)``.
+        paramwise_cfg: See mmengine; ``roles`` maps a role to ``dict(lr_mult=..., decay_mult=...)``.
 
     Raises:
-        ValueError: No module of the model declares that role, or a factor is misspelt.
+        ValueError: If no module of the model declares a role, or a factor is unknown.
 
     Example:
         >>> optim_wrapper = dict(
@@ -40,7 +40,7 @@ class RoleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         prefix: str = '',
         is_dcn_module: int | float | None = None,
     ) -> None:
-        """Add the parameters of ``module``; the outermost call then applies the roles."""
+        """Add the parameters of ``module``; the outermost call also applies the roles."""
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:
             return
@@ -74,7 +74,7 @@ class RoleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def find_roles(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Role to the parameters that play it, over all modules of a model."""
+    """Map each role to its parameters in all modules of a model."""
     found: dict[str, list[nn.Parameter]] = {}
     for module in model.modules():
         if hasattr(module, 'parameter_roles'):

@@ -1,4 +1,4 @@
-"""Slow, obvious twins of the fast functions in this folder; for tests only.
+"""Slow, obvious reference implementations of the fast functions in this folder; for tests only.
 
 One loop per letter, no batching, no fused kernels, no reordering. Same names and results.
 """
@@ -65,8 +65,6 @@ def patch_to_cluster_attention(
                 own = assign[b]
             assigns.append(own)
             keys = pool_clusters(own, patches)
-            if module.cluster_pos_enc is not None:
-                keys = keys + module.cluster_pos_enc[0]
             keys = module.cluster_norm(keys)
         rows = []
         for patch in patches:

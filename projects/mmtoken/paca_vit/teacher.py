@@ -1,8 +1,8 @@
-"""The ConvMixer teacher: a small network beside the backbone that clusters for all its stages.
+"""The ConvMixer teacher: a small network next to the backbone that clusters for all its stages.
 
-Trained jointly with the backbone, so no distillation; "teacher" is the paper's word (PaCa-ViT,
-arXiv:2203.11987, Sec. 3.2, "external clustering teacher"). Bottom-up mixers, a top-down path, and
-one 1x1 convolution per stage that scores patches for clusters.
+"Teacher" is the paper's term (PaCa-ViT, arXiv:2203.11987, Sec. 3.2); it is trained jointly with
+the backbone, without distillation. Mixers run bottom-up, then top-down, and one 1x1 convolution
+per stage scores the patches for each cluster.
 
 Letters: B batch, H x W grid of a stage, C its channels, M its clusters.
 """
@@ -24,10 +24,10 @@ class Residual(nn.Module):
     """``x + fn(x)``; the name ``fn`` is part of the checkpoint format.
 
     Args:
-        *layers: The branch.
+        *layers: Layers of the branch.
 
     Shape:
-        - x: any; returned in the same shape.
+        - x: any shape, returned in the same shape.
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -41,7 +41,7 @@ class Residual(nn.Module):
 class BlurConv(nn.Module):
     """Blur with [1, 2, 1] x [1, 2, 1] / 16, then a 3x3 convolution of stride 2.
 
-    The two cannot be one 5x5 convolution: each pads its own input with zeros.
+    They cannot be fused into a 5x5 convolution, because each pads its own input with zeros.
 
     Args:
         in_dim: Channels of the input.
@@ -54,7 +54,7 @@ class BlurConv(nn.Module):
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
         row = torch.tensor([1.0, 2.0, 1.0])
-        # stored in released checkpoints, so it is a buffer that is saved
+        # persistent, because released checkpoints contain it
         self.register_buffer(
             'blur_filter', (row[:, None] * row / 16).expand(in_dim, 1, 3, 3).clone()
         )
@@ -65,7 +65,7 @@ class BlurConv(nn.Module):
 
 
 def mixer(dim: int) -> nn.Sequential:
-    """ConvMixer layer: depthwise 7x7 around a shortcut, then 1x1; GELU comes before each norm."""
+    """ConvMixer layer: depthwise 7x7 with a shortcut, then 1x1; GELU comes before each norm."""
     return nn.Sequential(
         Residual(nn.Conv2d(dim, dim, 7, padding=3, groups=dim), nn.GELU(), nn.BatchNorm2d(dim)),
         nn.Conv2d(dim, dim, 1),
@@ -80,11 +80,10 @@ class ConvMixerTeacher(nn.Module):
     Args:
         dims: C of each stage.
         depths: Mixers per stage.
-        num_clusters: M of each stage that the backbone builds; later stages only serve the
-            top-down path.
+        num_clusters: M of each stage of the backbone; later stages only feed the top-down path.
 
     Shape:
-        - x: ``(B, C1, H1, W1)``, the normed output of the stem.
+        - x: ``(B, C1, H1, W1)``, the normalised output of the stem.
         - returns: a list of assignments ``(B, M_s, N_s)`` and a list of residual tokens
           ``(B, N_s, C_s)``, one entry per entry of ``num_clusters``.
     """
