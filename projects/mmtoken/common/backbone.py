@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checks import HW, check_image
+from .checks import HW, check_bool, check_image, check_int
 from .memory import recompute
 from .recorder import start_forward
 from .strict_load import StrictInitModule
@@ -32,13 +32,13 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[st
     Raises:
         ValueError: If the name is unknown, or the dict has missing or unknown keys.
     """
-    if isinstance(arch, str):
-        if arch not in archs:
-            raise ValueError(
-                f'arch must be one of {sorted(archs)} or a dict with the keys {tuple(required)}, '
-                f'got {arch!r}'
-            )
+    if isinstance(arch, str) and arch in archs:
         return dict(archs[arch])
+    if not isinstance(arch, dict):
+        raise ValueError(
+            f'arch must be one of {sorted(archs)} or a dict with the keys {tuple(required)}, '
+            f'got {arch!r}'
+        )
     missing, unknown = set(required) - set(arch), set(arch) - set(required)
     if missing or unknown:
         raise ValueError(
@@ -51,6 +51,18 @@ def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[st
 def as_maps(maps: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """Make maps contiguous; mmcv's RoIAlign ignores strides and shuffles channels-last maps."""
     return tuple(feature_map.contiguous() for feature_map in maps)
+
+
+def _check_out_indices(out_indices: Any, num_stages: int) -> None:
+    """Raise unless these are ascending stage indices."""
+    is_sequence = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
+    allowed = [index for index in range(num_stages) if is_sequence and index in out_indices]
+    is_bool = is_sequence and any(isinstance(index, bool) for index in out_indices)
+    if not allowed or is_bool or allowed != list(out_indices):
+        raise ValueError(
+            f'out_indices must be ascending stage indices in [0, {num_stages - 1}], got '
+            f'{out_indices!r}'
+        )
 
 
 def _belongs(key: str, name: str) -> bool:
@@ -134,20 +146,17 @@ class Backbone(StrictInitModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        out_indices = tuple(out_indices)
-        in_range = all(0 <= index < num_stages for index in out_indices)
-        if not out_indices or not in_range or list(out_indices) != sorted(set(out_indices)):
+        _check_out_indices(out_indices, num_stages)
+        check_int('frozen_stages', frozen_stages, -1)
+        if frozen_stages > num_stages:
             raise ValueError(
-                f'out_indices must be ascending stage indices in [0, {num_stages - 1}], got '
-                f'{out_indices}'
+                f'frozen_stages must be in [-1, {num_stages}], got {frozen_stages}; -1 freezes '
+                'nothing, 0 the stem'
             )
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(
-                f'frozen_stages must be a whole number in [-1, {num_stages}], got '
-                f'{frozen_stages!r}; -1 freezes nothing, 0 the stem'
-            )
+        check_bool('norm_eval', norm_eval)
+        check_bool('with_cp', with_cp)
         self.num_stages = num_stages
-        self.out_indices = out_indices
+        self.out_indices = tuple(map(int, out_indices))
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
