@@ -27,10 +27,15 @@ from ..common.layers import to_map, to_tokens
 # factor 1 / (1 + EPS) remains.
 EPS = 1e-6
 
+# Looked up once, because torch.compile cannot trace the lookup in torch 2.4.
+AUTOCAST_DEVICES = tuple(
+    name for name in ('cpu', 'cuda', 'mps', 'xpu') if torch.amp.is_autocast_available(name)
+)
+
 
 def no_autocast(x: Tensor) -> torch.autocast:
     """Compute in the given precision, on whatever device ``x`` is."""
-    known = torch.amp.is_autocast_available(x.device.type)
+    known = x.device.type in AUTOCAST_DEVICES
     return torch.autocast(x.device.type if known else 'cpu', enabled=False)
 
 
