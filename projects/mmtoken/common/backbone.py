@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checks import HW, check_image
+from .checks import HW, check_bool, check_image, check_int
 from .memory import recompute
 from .recorder import start_forward
 from .strict_load import StrictInitModule
@@ -134,20 +134,24 @@ class Backbone(StrictInitModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        out_indices = tuple(out_indices)
-        in_range = all(0 <= index < num_stages for index in out_indices)
-        if not out_indices or not in_range or list(out_indices) != sorted(set(out_indices)):
+        indices = tuple(out_indices) if isinstance(out_indices, Sequence) else ()
+        for index in indices:
+            check_int('out_indices', index, 0)
+        if not indices or max(indices) >= num_stages or list(indices) != sorted(set(indices)):
             raise ValueError(
                 f'out_indices must be ascending stage indices in [0, {num_stages - 1}], got '
-                f'{out_indices}'
+                f'{out_indices!r}'
             )
-        if not -1 <= frozen_stages <= num_stages:
+        check_int('frozen_stages', frozen_stages, -1)
+        check_bool('norm_eval', norm_eval)
+        check_bool('with_cp', with_cp)
+        if frozen_stages > num_stages:
             raise ValueError(
                 f'frozen_stages must be a whole number in [-1, {num_stages}], got '
                 f'{frozen_stages!r}; -1 freezes nothing, 0 the stem'
             )
         self.num_stages = num_stages
-        self.out_indices = out_indices
+        self.out_indices = indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
