@@ -204,6 +204,11 @@ def test_weights_of_all_stages_load_into_fewer(arch):
         (dict(drop_path_rate=1.0), r'drop_path_rate must be a number in \[0, 1\), got 1.0'),
         (dict(drop_rate=-0.1), r'drop_rate must be a number in \[0, 1\), got -0.1'),
         (dict(out_indices=(0, 4)), r'out_indices .* got \(0, 4\)'),
+        (dict(out_indices=None), 'out_indices must be ascending .* got None'),
+        (dict(out_indices=(0, 'a')), "out_indices must be a whole number >= 0, got 'a'"),
+        (dict(frozen_stages=1.5), 'frozen_stages must be a whole number >= -1, got 1.5'),
+        (dict(with_cp=None), 'with_cp must be True or False, got None'),
+        (dict(norm_eval='no'), "norm_eval must be True or False, got 'no'"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -167,7 +167,8 @@ data_root = 'data/demo'
 model = dict(
     pretrained=None, auxiliary_head=None, backbone={BACKBONE},
     data_preprocessor=dict(size=(64, 64)),
-    decode_head=dict(in_channels={CHANNELS[-1]}, channels=16, num_classes=11, norm_cfg=dict(type='BN')))
+    decode_head=dict(
+        in_channels={CHANNELS[-1]}, channels=16, num_classes=11, norm_cfg=dict(type='BN')))
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 crop = dict(type='RandomCrop', crop_size=(64, 64))
 pack = dict(type='PackSegInputs')

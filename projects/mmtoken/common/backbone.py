@@ -53,18 +53,6 @@ def as_maps(maps: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return tuple(feature_map.contiguous() for feature_map in maps)
 
 
-def _check_out_indices(out_indices: Any, num_stages: int) -> None:
-    """Raise unless these are ascending stage indices."""
-    is_sequence = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
-    allowed = [index for index in range(num_stages) if is_sequence and index in out_indices]
-    is_bool = is_sequence and any(isinstance(index, bool) for index in out_indices)
-    if not allowed or is_bool or allowed != list(out_indices):
-        raise ValueError(
-            f'out_indices must be ascending stage indices in [0, {num_stages - 1}], got '
-            f'{out_indices!r}'
-        )
-
-
 def _belongs(key: str, name: str) -> bool:
     """Whether a parameter has this name or is inside the module with this name."""
     return key == name or key.startswith(name + '.')
@@ -146,7 +134,14 @@ class Backbone(StrictInitModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        _check_out_indices(out_indices, num_stages)
+        indices = tuple(out_indices) if isinstance(out_indices, Sequence) else ()
+        for index in indices:
+            check_int('out_indices', index, 0)
+        if not indices or max(indices) >= num_stages or list(indices) != sorted(set(indices)):
+            raise ValueError(
+                f'out_indices must be ascending stage indices in [0, {num_stages - 1}], got '
+                f'{out_indices!r}'
+            )
         check_int('frozen_stages', frozen_stages, -1)
         if frozen_stages > num_stages:
             raise ValueError(
@@ -156,7 +151,7 @@ class Backbone(StrictInitModule):
         check_bool('norm_eval', norm_eval)
         check_bool('with_cp', with_cp)
         self.num_stages = num_stages
-        self.out_indices = tuple(map(int, out_indices))
+        self.out_indices = tuple(map(int, indices))
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..common.backbone import Backbone, resolve_arch
-from ..common.checks import check_choice, check_divides, check_length, check_range
+from ..common.checks import check_bool,check_choice, check_divides, check_int, check_length, check_range
 from ..common.layers import drop_path_rates, init_vit_weights
 from ..common.recorder import record
 from .conventions import mmpose_0x
@@ -102,6 +102,9 @@ class TCFormer(Backbone):
     ) -> None:
         super().__init__(NUM_STAGES, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['base']))
+        check_int('in_channels', in_channels)
+        check_bool('qkv_bias', qkv_bias)
+        check_range('patch_norm_eps', patch_norm_eps, 0.0, 1.0, '()')
         check_choice('out_type', out_type, ('tokens', 'maps'))
         self._check(spec, sample_ratios, num_neighbors, local_parts, density_noise)
         for name, rate in (('drop_rate', drop_rate), ('attn_drop_rate', attn_drop_rate)):
@@ -167,21 +170,23 @@ class TCFormer(Backbone):
         """Raise unless the arguments fit together."""
         for name, values in spec.items():
             check_length(name, values, NUM_STAGES, 'stage')
+            for value in values:
+                check_int(name, value)
         for heads, dim in zip(spec['num_heads'], spec['embed_dims']):
             check_divides('num_heads', heads, 'embed_dims', dim)
         check_length('sample_ratios', sample_ratios, NUM_STAGES - 1, 'transition')
-        if not all(0 < ratio <= 1 for ratio in sample_ratios):
-            raise ValueError(f'sample_ratios must be in (0, 1], got {tuple(sample_ratios)}')
-        if num_neighbors < 1:
-            raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}')
-        if density_noise < 0:
-            raise ValueError(f'density_noise must be at least 0, got {density_noise}')
+        for ratio in sample_ratios:
+            check_range('sample_ratios', ratio, 0.0, 1.0, '(]')
+        check_int('num_neighbors', num_neighbors)
+        check_range('density_noise', density_noise, 0.0)
         if local_parts is not None:
             check_length('local_parts', local_parts, NUM_STAGES - 1, 'transition')
+            for parts in local_parts:
+                check_int('local_parts', parts)
             pairs = itertools.pairwise(local_parts)
-            if min(local_parts) < 1 or any(fine % coarse for fine, coarse in pairs):
+            if any(fine % coarse for fine, coarse in pairs):
                 raise ValueError(
-                    'each entry of local_parts must be positive and divisible by the next, got '
+                    'each entry of local_parts must be divisible by the next, got '
                     f'{tuple(local_parts)}; for example (4, 2, 1)'
                 )
 
