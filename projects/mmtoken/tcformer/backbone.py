@@ -13,7 +13,14 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..common.backbone import Backbone, resolve_arch
-from ..common.checks import check_bool,check_choice, check_divides, check_int, check_length, check_range
+from ..common.checks import (
+    check_bool,
+    check_choice,
+    check_divides,
+    check_int,
+    check_length,
+    check_range,
+)
 from ..common.layers import drop_path_rates, init_vit_weights
 from ..common.recorder import record
 from .conventions import mmpose_0x
