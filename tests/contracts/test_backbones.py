@@ -44,7 +44,7 @@ def test_every_backbone_is_listed():
         and module is not Backbone
         and module.__module__.startswith(mmtoken.__name__)
     }
-    assert ours == {backbone['type'] for backbone in BACKBONES}
+    assert ours <= {backbone['type'] for backbone in BACKBONES}
 
 
 @pytest.mark.parametrize('hw', [(32, 32), (37, 53), (224, 224), (64, 160)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mmengine.registry import MODELS
 from mmtoken.common.attention import multi_head_attention
 from mmtoken.common.backbone import Backbone, resolve_arch
-from mmtoken.common.checks import HW
+from mmtoken.common.checks import HW, check_int
 from mmtoken.common.layers import to_map, to_tokens
 from mmtoken.common.recorder import record
 from mmtoken.common.records import Heats, Record, Regions
@@ -69,6 +69,7 @@ class StubBackbone(Backbone):
     ) -> None:
         super().__init__(4, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
+        check_int('in_channels', in_channels)
         dim, built = spec['dim'], max(self.out_indices) + 1
         self.in_channels = in_channels
         self.out_channels = self.select((dim,) * 4)

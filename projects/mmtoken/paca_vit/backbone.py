@@ -240,7 +240,9 @@ def _resolve(arch: str | dict, clustering: str | dict | None) -> tuple[dict, str
     for name, values in spec.items():
         check_length(name, values, NUM_STAGES, 'stage')
         for value in values:
-            if name != 'mlp_ratios':  # checked by the blocks
+            if name == 'mlp_ratios':
+                check_range(name, value, 0, ends='()')
+            else:
                 check_int(name, value)
     for heads, dim in zip(spec['num_heads'], spec['embed_dims']):
         check_divides('num_heads', heads, 'embed_dims', dim)
