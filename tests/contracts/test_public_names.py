@@ -65,4 +65,4 @@ def test_no_argument_is_swallowed(one):
 def test_every_room_with_a_backbone_has_smallest_ones():
     listed = {one['type'] for module in SMALLEST.values() for one in module.BACKBONES}
     rooms = {one.room for one in REGISTERED if one.name in listed}
-    assert rooms == set(SMALLEST) <= set(ROOMS)
+    assert rooms == set(SMALLEST) & set(ROOMS)

@@ -18,8 +18,5 @@ OPTIONS = dict(
         share=['stage', 'block', 2],
         clustering=[None, 'conv', 'mlp', 'linear', 'teacher'],
         num_clusters=[(1, 2, 3, 4), (200, 5, 5, 5), (0, 0, 0, 0)],
-        layer_scale=[None, 0.1],
-        block_norm=['pre', 'post', 'sub'],
-        cluster_pos_embed=[True, False],
     )
 )

@@ -107,8 +107,8 @@ def test_unused_extra_convs_of_mmpose_are_tolerated():
     ('arguments', 'message'),
     [
         (dict(num_heads=3), 'num_heads=3 and out_channels=8'),
-        (dict(num_heads=(2, 2)), r'num_heads needs one entry per level .* got 2 entries'),
-        (dict(sr_ratios=(2, 1)), r'sr_ratios needs one entry per level .* got 2 entries'),
+        (dict(num_heads=(2, 2)), r'num_heads needs . entries, one per level .* got 2'),
+        (dict(sr_ratios=(2, 1)), r'sr_ratios needs . entries, one per level .* got 2'),
         (dict(reduction='max'), "got 'max'"),
         (dict(add_extra_convs='on_lateral'), "got 'on_lateral'"),
         (dict(num_outs=3), 'at least the 4 levels in use, got 3'),
