@@ -10,6 +10,7 @@ import functools
 import pytest
 import torch
 from mmengine.config import utils as config_utils
+from golden.cases import SHIPPED
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from mmtoken.compat import prepare_hosts
@@ -18,6 +19,14 @@ from torch import nn
 prepare_hosts()
 # for each `_base_ = 'mmdet::...'` mmengine reads a hundred metafiles of the host once more
 config_utils.load = functools.cache(config_utils.load)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the golden cases that are not shipped as slow."""
+    for item in items:
+        name = getattr(item, 'callspec', None) and item.callspec.params.get('name')
+        if item.path.name == 'test_golden.py' and name not in {*SHIPPED, None}:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ def _load_fill():
 
 fill = _load_fill()
 INDEX = json.loads((folder() / 'index.json').read_text())
+SHIPPED = {case['name'] for case in json.loads((HERE / 'index.json').read_text())['cases']}
 CASES = {case['name']: case for case in INDEX['cases'] if 'file' in case}
 
 

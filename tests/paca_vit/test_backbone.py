@@ -178,7 +178,7 @@ def test_weights_of_all_stages_load_into_fewer(arch):
         (dict(num_clusters=(True, 2, 5, 0)), 'num_clusters must be a whole number >= 0, got True'),
         (
             dict(arch=TEACHER, num_clusters=(4, 4, 4, 0)),
-            r'clusters every stage, got .*\(4, 4, 4, 0\)',
+            r'num_clusters must be above 0 .*\(4, 4, 4, 0\)',
         ),
         (dict(clustering='kmeans'), r"clustering must be one of \[.*'teacher'\], got 'kmeans'"),
         (dict(clustering='teacher'), r'teacher_depths need each other'),
@@ -194,12 +194,12 @@ def test_weights_of_all_stages_load_into_fewer(arch):
         (dict(share=1.5), 'share must be a whole number >= 1, got 1.5'),
         (dict(arch=None), 'arch must be one of .* got None'),
         (dict(arch=dict(TINY, depths=(1, 0, 1, 1))), 'depths must be a whole number >= 1, got 0'),
-        (dict(arch=dict(TINY, mlp_ratios=(4, 4, '4', 4))), "mlp_ratio must .* got '4'"),
+        (dict(arch=dict(TINY, mlp_ratios=(4, 4, '4', 4))), "mlp_ratios must .* got '4'"),
         (dict(in_channels=1.5), 'in_channels must be a whole number >= 1, got 1.5'),
         (dict(attn_drop_rate='0'), r"attn_drop_rate must be a number in \[0, 1\), got '0'"),
         (
             dict(arch=TEACHER, num_clusters=(4,) * 4, share='block'),
-            r"once per stage, got share='block'",
+            "share must be 'stage' with a teacher, got 'block'",
         ),
         (dict(drop_path_rate=1.0), r'drop_path_rate must be a number in \[0, 1\), got 1.0'),
         (dict(drop_rate=-0.1), r'drop_rate must be a number in \[0, 1\), got -0.1'),

@@ -39,7 +39,9 @@ def test_a_trace_equals_the_model(model, hw):
     check(traced(other), model(other))
 
 
-@pytest.mark.parametrize('model', ['dense', 'swin', 'deit'], indirect=True)
+@pytest.mark.parametrize(
+    'model', ['dense', pytest.param('swin', marks=pytest.mark.slow), 'deit'], indirect=True
+)
 @torch.no_grad()
 def test_exports_with_any_batch(model):
     batch = torch.export.Dim('batch', min=1, max=8)

@@ -148,7 +148,7 @@ def test_published_figures_of_classification(arch, params, total):
 @pytest.mark.parametrize(
     'arch, params, small, large, ours',
     [
-        ('tiny', 27_552_558, 5.11, 116.65, 79.79),
+        pytest.param('tiny', 27_552_558, 5.11, 116.65, 79.79, marks=pytest.mark.slow),
         pytest.param('small', 48_857_862, 10.35, 240.97, 130.85, marks=pytest.mark.slow),
         pytest.param('base', 86_789_128, 18.16, 422.21, 227.06, marks=pytest.mark.slow),
     ],

@@ -122,7 +122,7 @@ class TestDeployment:
     @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
     def test_traced(self, local_parts):
         model = self.build(local_parts)
-        traced = torch.jit.trace(model, torch.randn(1, 3, 61, 75))
+        traced = torch.jit.trace(model, torch.randn(1, 3, 61, 75), check_trace=False)
         other = torch.randn(1, 3, 61, 75)
         for a, b in zip(traced(other), model(other)):
             torch.testing.assert_close(a, b)
@@ -155,7 +155,9 @@ def test_large_state_loads_into_a_model_without_its_last_stages():
 
 
 def test_runs_compiled_without_a_graph_break(randomize):
-    model = randomize(TCFormer(ARCH, out_type='maps')).eval()
+    # the first merge is on the grid, the second is not
+    arch = dict(ARCH, depths=(1, 1, 1, 1))
+    model = randomize(TCFormer(arch, out_type='maps', out_indices=(0, 2))).eval()
     image = torch.randn(1, 3, 40, 56)
     compiled = torch.compile(model, backend='eager', fullgraph=True)
     for a, b in zip(compiled(image), model(image)):

@@ -255,8 +255,8 @@ def _check_clusters(num_clusters: Sequence[int], has_teacher: bool) -> None:
         check_int('num_clusters', count, 0)
     if has_teacher and min(num_clusters) == 0:
         raise ValueError(
-            f'a teacher clusters every stage, got num_clusters={tuple(num_clusters)}; give each '
-            "stage clusters, or use clustering='conv'"
+            'num_clusters must be above 0 in every stage with a teacher, got '
+            f"{tuple(num_clusters)}; or use clustering='conv'"
         )
 
 
@@ -268,5 +268,5 @@ def _clusters_every(share: str | int, has_teacher: bool) -> int:
         check_int('share', share)
     every = {'stage': 0, 'block': 1}.get(share, share)
     if has_teacher and every:
-        raise ValueError(f"a teacher clusters once per stage, got {share=}; leave share at 'stage'")
+        raise ValueError(f"share must be 'stage' with a teacher, got {share!r}")
     return every
