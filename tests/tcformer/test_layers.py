@@ -70,7 +70,7 @@ def test_unused_parameters_do_not_exist():
             dict(num_heads=2, reduction='pool'),
             r"one of \['conv', 'avg_pool', 'cluster'\], got 'pool'",
         ),
-        (dict(num_heads=2, attn_drop=1.0), r'attn_drop must lie in \[0.0, 1.0\), got 1.0'),
+        (dict(num_heads=2, attn_drop=1.0), r'attn_drop must be a number in \[0, 1\), got 1.0'),
     ],
 )
 def test_bad_arguments(arguments, message):
