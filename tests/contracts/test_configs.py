@@ -9,7 +9,7 @@ import ast
 import numpy as np
 import pytest
 import torch
-from _cli import KNOWN_FIELDS
+from _cli import TOOL_FIELDS, fields_of_mmengine
 from config_keys import check_keys
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import EVALUATOR, PARAM_SCHEDULERS
@@ -129,7 +129,7 @@ def test_no_name_is_misspelt_or_left_unused(path):
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
     defined = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-    assert defined <= {'_base_', *KNOWN_FIELDS, *used}
+    assert defined <= {'_base_', *TOOL_FIELDS, *fields_of_mmengine(), *used}
 
 
 def plain(steps: list[dict]) -> list[dict]:
