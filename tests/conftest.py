@@ -6,11 +6,12 @@ import os
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import functools
+import sys
 
 import pytest
 import torch
-from mmengine.config import utils as config_utils
 from golden.cases import SHIPPED
+from mmengine.config import utils as config_utils
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from mmtoken.compat import prepare_hosts
@@ -36,9 +37,14 @@ def seed():
 
 @pytest.fixture(autouse=True)
 def nothing_global_of_another_test():
-    """Each test starts without a default scope or a visualizer, which may be another host's."""
+    """Each test starts without a default scope or a visualizer, which may be another host's.
+
+    And without compiled graphs: sizes that were seen before become symbols, which take minutes.
+    """
     DefaultScope._instance_dict.clear()
     Visualizer._instance_dict.clear()
+    if 'torch._dynamo' in sys.modules:
+        torch.compiler.reset()
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import shutil
 from types import SimpleNamespace
 
