@@ -52,9 +52,9 @@ def body_parts(rng: Generator, z: dict[str, float], shirt: NDArray, skin: NDArra
     middles = ('neck', 'neck', 'pelvis', 'pelvis')
     # the trunk hides the shoulder and the hip of its far side
     near = tuple(name for name, middle in zip(trunk, middles) if z[name] > z[middle] - 0.06)
-    near_hips = tuple(name for name in near if name in trunk[2:])
+    hips = tuple(name for name in near if name in trunk[2:])
     parts = [
-        (chest - 0.002, trunk[2:], (0.055, 0.055), trousers, near_hips),
+        (chest - 0.002, trunk[2:], (0.055, 0.055), trousers, hips),
         (min(chest, z['head']) - 0.001, ('neck', 'head'), (0.034, 0.032), shade(skin, 0.85), ()),
         (chest, trunk, (0.038, 0.038, 0.045, 0.045), shirt, near),
     ]

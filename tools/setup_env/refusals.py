@@ -27,9 +27,8 @@ def check_python(source: str, wanted: str = '') -> None:
 def check_folder(venv: Path) -> None:
     """Refuse a path that exists and is not a virtual environment."""
     python = venv / 'bin' / 'python'
-    if python.is_symlink() and not python.exists():
-        gone = os.readlink(python)
-        refuse(True, f'{venv} needs the Python {gone}, which no longer exists; {MOVE}')
+    gone = python.is_symlink() and not python.exists() and os.readlink(python)
+    refuse(gone, f'{venv} needs the Python {gone}, which no longer exists; {MOVE}')
     new = not os.path.lexists(venv) or (venv.is_dir() and not any(venv.iterdir()))
     known = new or (venv / 'pyvenv.cfg').exists()
     refuse(not known, f'{venv} is not a virtual environment (no pyvenv.cfg); {MOVE}')
