@@ -40,11 +40,7 @@ class Task(NamedTuple):
 
 TASKS = {
     'pose': Task('td-hm_*.py', {'coco/AP': 'OKS-AP'}, 7),
-    'detection': Task(
-        'mask-rcnn_*.py',
-        {'coco/segm_mAP': 'mask AP', 'coco/bbox_mAP': 'box AP'},
-        7,
-    ),
+    'detection': Task('mask-rcnn_*.py', {'coco/segm_mAP': 'mask AP', 'coco/bbox_mAP': 'box AP'}, 7),
     'segmentation': Task('*head_*.py', {'mIoU': 'mIoU in percent'}, 5),
 }
 
@@ -67,16 +63,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> None:
-    """Print and run a command of ``tools/``; its output goes to ``log``.
+    """Print and run a command of ``tools/``, and append its output to ``log``.
 
-    Args:
-        name: Script in ``tools/``.
-        *arguments: Its arguments.
-        log: File that its output is appended to.
-        epochs: Show the progress of a training run of that many epochs.
-
-    Raises:
-        DemoError: The command failed.
+    With ``epochs``, show the progress of a training run of that many epochs.
     """
     shown = [os.path.relpath(a) if isinstance(a, Path) else str(a) for a in arguments]
     print(f'\n$ python tools/{name} {" ".join(shown)}', flush=True)
@@ -167,13 +156,10 @@ def main() -> None:
     sheet = [cv2.imread(str(path)) for path in drawn[:: -(-len(drawn) // 6)]]  # up to 6 of them
     cv2.imwrite(str(args.work_dir / 'predictions.png'), contact_sheet(sheet))
     image, box = largest_person(args.data_dir)
+    bbox = ['--bbox', *box] if args.task == 'pose' else []
     run_tool(
         *('analysis/draw_tokens.py', config, trained, image, '--overwrite'),
-        *(
-            '--out-dir',
-            args.work_dir / 'tokens',
-            *(['--bbox', *box] if args.task == 'pose' else []),
-        ),
+        *('--out-dir', args.work_dir / 'tokens', *bbox),
         log=args.work_dir / 'token_maps.log',
     )
     for metric, score in task.scores.items():

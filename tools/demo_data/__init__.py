@@ -14,5 +14,3 @@ than 48 visible pixels are ignored. Same arguments, same bytes.
 """
 
 from .dataset import write_demo_data
-
-__all__ = ['write_demo_data']

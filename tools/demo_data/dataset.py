@@ -40,23 +40,12 @@ def write_demo_data(
     hw: tuple[int, int] = (256, 320),
     seed: int = 0,
 ) -> bool:
-    """Write drawn scenes as COCO keypoints, COCO instances and index masks.
+    """Write images of ``hw`` pixels (64 to 2048) with annotations; False if they exist already.
 
-    Image i of a split depends on ``hw``, ``seed``, the split and i alone. A folder that holds the
-    same data already is left as it is, and an interruption leaves nothing behind.
-
-    Args:
-        out_dir: Folder to make.
-        num_train: Number of training images.
-        num_val: Number of validation images.
-        hw: Height and width of the images, 64 to 2048 pixels.
-        seed: 0 or more.
-
-    Returns:
-        True if the data were written, False if they existed already.
+    Image i of a split depends on ``hw``, ``seed``, the split and i alone. An interruption leaves
+    nothing behind.
     """
-    height, width = hw
-    meta = dict(zip(LIMITS, map(int, (num_train, num_val, height, width, seed))))
+    meta = dict(zip(LIMITS, map(int, (num_train, num_val, *hw, seed))))
     for name, (low, high) in LIMITS.items():
         if not low <= meta[name] <= high:
             raise ValueError(f'{name} must be between {low} and {high}, got {meta[name]}')
@@ -65,9 +54,7 @@ def write_demo_data(
     if out_dir.exists() and any(out_dir.iterdir()):
         known = out_dir / 'meta.json'
         found = json.loads(known.read_text()) if known.is_file() else {}
-        other = [
-            f'{k}={found.get(k)} instead of {meta[k]}' for k in meta if meta[k] != found.get(k)
-        ]
+        other = [f'{k}={found.get(k)} instead of {v}' for k, v in meta.items() if v != found.get(k)]
         if not other:
             return False
         raise FileExistsError(
@@ -88,15 +75,15 @@ def write_split(root: Path, number: int, split: str, meta: dict[str, Any]) -> No
     """Draw and write the images and annotations of a split."""
     for folder in (f'img_dir/{split}', f'ann_dir/{split}', 'annotations'):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    height, width = meta['height'], meta['width']
+    size = {side: meta[side] for side in ('height', 'width')}
     images, found = [], []  # disable=None: no progress bar unless stderr is a terminal
     for k in tqdm(range(meta[f'num_{split}']), f'drawing {split}', disable=None):
         rng = np.random.default_rng((meta['seed'], number, k))
-        canvas = draw_scene(rng, (height, width))
+        canvas = draw_scene(rng, tuple(size.values()))
         key = number * ID_STEPS[0] + k + 1
         name = f'{key:012d}.png'
         entries, labels = annotate(canvas, key)
-        images.append({'id': key, 'file_name': name, 'height': height, 'width': width})
+        images.append({'id': key, 'file_name': name, **size})
         found += entries
         for folder, pixels in (('img_dir', canvas.picture(rng)), ('ann_dir', labels)):
             Image.fromarray(pixels).save(root / folder / split / name, compress_level=2)

@@ -15,6 +15,7 @@ from .poses import HEAD_RADIUS, JOINTS, SIDES
 
 PATTERNS = ((0, 0), (0, 0), (0, 0), (0, 0.09), (0.09, 0), (0.1, 0.1))  # periods, body heights
 SKINS = np.array([(96, 60, 42), (244, 208, 178)])  # and everything between these two
+ARM, LEG = ('shoulder', 'elbow', 'wrist', 'hand'), ('hip', 'knee', 'ankle', 'toe')
 FACING = 0.25  # an eye or the nose is seen if it points to the viewer by this cosine
 
 
@@ -47,22 +48,19 @@ def body_parts(rng: Generator, z: dict[str, float], shirt: NDArray, skin: NDArra
     arm = [shirt if k < sleeves else skin for k in range(2)]
     leg = [trousers if k < legs else skin for k in range(2)]
     chest = (z['neck'] + z['pelvis']) / 2
-    # the trunk hides the shoulder and the hip of its far side
-    hips, shoulders = (
-        tuple(f'{side}_{name}' for side in SIDES if z[f'{side}_{name}'] > z[middle] - 0.06)
-        for name, middle in (('hip', 'pelvis'), ('shoulder', 'neck'))
-    )
     trunk = ('left_shoulder', 'right_shoulder', 'left_hip', 'right_hip')
+    middles = ('neck', 'neck', 'pelvis', 'pelvis')
+    # the trunk hides the shoulder and the hip of its far side
+    near = tuple(name for name, middle in zip(trunk, middles) if z[name] > z[middle] - 0.06)
+    hips = tuple(name for name in near if name in trunk[2:])
     parts = [
         (chest - 0.002, trunk[2:], (0.055, 0.055), trousers, hips),
         (min(chest, z['head']) - 0.001, ('neck', 'head'), (0.034, 0.032), shade(skin, 0.85), ()),
-        (chest, trunk, (0.038, 0.038, 0.045, 0.045), shirt, (*shoulders, *hips)),
+        (chest, trunk, (0.038, 0.038, 0.045, 0.045), shirt, near),
     ]
     for side in SIDES:
-        shoulder, elbow, wrist, hand, hip, knee, ankle, toe = (
-            f'{side}_{name}'
-            for name in ('shoulder', 'elbow', 'wrist', 'hand', 'hip', 'knee', 'ankle', 'toe')
-        )
+        shoulder, elbow, wrist, hand = (f'{side}_{name}' for name in ARM)
+        hip, knee, ankle, toe = (f'{side}_{name}' for name in LEG)
         front = 0.045 if z[elbow] + z[hand] > 2 * chest - 0.06 else -0.04
         upper, fore = (z[shoulder] + z[elbow]) / 2 + front, (z[elbow] + z[hand]) / 2 + front + 0.02
         thigh, shin = (z[hip] + z[knee]) / 2 - 0.025, (z[knee] + z[ankle]) / 2 - 0.02

@@ -35,8 +35,7 @@ def draw_scene(rng: Generator, hw: tuple[int, int]) -> Canvas:
         canvas.fill(shadow, 0.03 * tall, shade(ground, 0.75), GROUND)
     for y, x, tall, category in sorted(items):
         if category != 'person':
-            size = tall * rng.uniform(*THINGS[category][1:])
-            paint_thing(canvas, rng, category, (x, y), size)
+            paint_thing(canvas, rng, category, (x, y), tall * rng.uniform(*THINGS[category][1:]))
             continue
         legs, points = sample_pose(rng)
         if legs == 'sit':

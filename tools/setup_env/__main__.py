@@ -22,34 +22,28 @@ def enter(venv: Path, wanted: str) -> None:
     refusals.check_folder(venv)
     if not (venv / 'bin' / 'pip').exists():
         print(f'set-up: creating {venv}')
-        if subprocess.call([sys.executable, '-m', 'venv', venv]):
-            raise SystemExit('set-up: python -m venv failed, see above')
+        failed = subprocess.call([sys.executable, '-m', 'venv', venv])
+        refusals.refuse(failed, 'python -m venv failed, see above')
     python = str(venv / 'bin' / 'python')
     os.execv(python, [python, '-I', *sys.argv, '--wanted', wanted])
 
 
-def main() -> None:
-    """Parse the command line and run the set-up."""
-    parser = argparse.ArgumentParser(prog='python tools/setup_env', description='Set up MMToken.')
-    parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='default: .venv')
-    parser.add_argument('--stack', choices=list(STACKS), default='onedl', help='default: onedl')
-    parser.add_argument('--python-chosen', action='store_true', help='allow no other version')
-    parser.add_argument('--wanted', help=argparse.SUPPRESS)  # set in the environment's Python
-    args = parser.parse_args()
-    sys.stdout.reconfigure(line_buffering=True)  # in order with what other commands print
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the commands, as on Ctrl-C
-    try:
-        if args.wanted is None:
-            version = '{}.{}'.format(*sys.version_info) if args.python_chosen else ''
-            enter(Path(os.path.abspath(args.venv)), version)
-        refusals.check_python(sys.prefix, args.wanted)
-        set_up(ROOT, STACKS[args.stack])
-    except KeyboardInterrupt:
-        raise SystemExit('\nset-up: interrupted; run the same make again to continue') from None
-    except OSError as error:
-        raise SystemExit(f'set-up: {error}; fix this and run the same make again') from error
-    print(f'set-up: {sys.prefix} is ready')
-
-
-if __name__ == '__main__':
-    main()
+parser = argparse.ArgumentParser(prog='python tools/setup_env', description='Set up MMToken.')
+parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='default: .venv')
+parser.add_argument('--stack', choices=list(STACKS), default='onedl', help='default: onedl')
+parser.add_argument('--python-chosen', action='store_true', help='allow no other version')
+parser.add_argument('--wanted', help=argparse.SUPPRESS)  # set in the environment's Python
+args = parser.parse_args()
+sys.stdout.reconfigure(line_buffering=True)  # in order with what other commands print
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the commands, as on Ctrl-C
+try:
+    if args.wanted is None:
+        version = '{}.{}'.format(*sys.version_info) if args.python_chosen else ''
+        enter(Path(os.path.abspath(args.venv)), version)
+    refusals.check_python(sys.prefix, args.wanted)
+    set_up(ROOT, STACKS[args.stack])
+except KeyboardInterrupt:
+    sys.exit('\nset-up: interrupted; run the same make again to continue')
+except OSError as error:
+    sys.exit(f'set-up: {error}; fix this and run the same make again')
+print(f'set-up: {sys.prefix} is ready')

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+PYTHON = (sys.executable, '-I')
+PIP = (*PYTHON, '-m', 'pip')
 LOG = Path(sys.prefix, 'mmtoken-setup.log')
 INTERVAL = 30  # seconds between two lines of progress
 

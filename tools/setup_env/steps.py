@@ -12,8 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from setup_env import refusals, wheels
-from setup_env.shell import run
-from setup_env.wheels import OPTIONS, PIP
+from setup_env.shell import PIP, PYTHON, run
 
 STACKS = {'onedl': 'requirements.txt', 'official': 'requirements-official.txt'}
 # [source] packages, with a module that imports only if compiled for this torch and numpy
@@ -23,7 +22,6 @@ RIVALS = 'mmengine mmcv mmcv-lite mmdet mmsegmentation opencv-python opencv-cont
 RIVALS += 'onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation'
 HOSTS = 'mmpose, mmdet, mmseg, mmcv.ops, mmtoken'
 STAMP = Path(sys.prefix, 'mmtoken-setup.stamp')
-PYTHON = (sys.executable, '-I')
 
 
 def read_sections(text: str) -> dict[str, dict[str, str]]:
@@ -49,26 +47,29 @@ def set_up(root: Path, requirements: str) -> None:
     os.environ['PATH'] = f'{sys.prefix}/bin{os.pathsep}{os.environ.get("PATH", "")}'  # ninja
     sections = read_sections(texts[0])
     pins = {name: pin for section in sections.values() for name, pin in section.items()}
-    check_machine(pins, list(sections['source']))
+    check_machine(pins, sections['source'])
     wheels.cache_root().mkdir(parents=True, exist_ok=True)
     with open(wheels.cache_root() / 'setup.lock', 'a') as lock:
         print(f'set-up: taking {lock.name} (waits while another set-up runs)')
         fcntl.flock(lock, fcntl.LOCK_EX)
         install({**sections['base'], **sections['dev']}, '-c', root / requirements)
-        install(sections['no-deps'], *OPTIONS)
+        install(sections['no-deps'], *wheels.OPTIONS)
         for package in sections['source']:
             install_compiled(package, pins)
         print(f'set-up: installing mmtoken from {root}, editable')
-        run(*PIP, 'install', *OPTIONS, '-e', root)
+        run(*PIP, 'install', *wheels.OPTIONS, '-e', root)
         print(f'set-up: importing {HOSTS}')
         run(*PYTHON, '-c', f'import {HOSTS}')
         STAMP.write_text(stamp)
 
 
-def check_machine(pins: dict[str, str], source: list[str]) -> None:
+def check_machine(pins: dict[str, str], source: dict[str, str]) -> None:
     """Refuse now what would fail after an hour."""
-    rivals = [name for name in RIVALS.split() if name not in pins and installed(name)]
-    refusals.check_conflicts([f'{name} {installed(name)}' for name in rivals])
+    found = {name: installed(name) for name in RIVALS.split() if name not in pins}
+    rivals = ', '.join(f'{name} {version}' for name, version in found.items() if version)
+    message = f'{sys.prefix} contains {rivals}, which the pinned packages would overwrite; choose '
+    message += 'another path (make VENV=DIR) or add MMToken to the existing stack: '
+    refusals.refuse(rivals, message + 'pip install --no-deps -e .')
     needed = [name for name in source if not installed(name)]
     refusals.check_compiler([name for name in needed if not wheels.find_wheel(name, pins)])
     if not installed('torch'):  # with its CUDA libraries: installed, and as downloads
@@ -90,10 +91,10 @@ def install_compiled(package: str, pins: dict[str, str]) -> None:
     test = (*PYTHON, '-c', f'import {COMPILED[package]}')
     if installed(package) == pins[package] and not subprocess.call(test, stderr=subprocess.DEVNULL):
         return
-    wheel = wheels.find_wheel(package, pins)
-    if not wheel:
+    if not wheels.find_wheel(package, pins):
         print(f'set-up: compiling {package} (mmcv: 6 to 48 minutes on 2 cores, once per machine)')
-        wheel = wheels.build_wheel(package, pins)
+        wheels.build_wheel(package, pins)
+    wheel = wheels.find_wheel(package, pins)
     print(f'set-up: installing {wheel}')
     run(*PIP, 'install', '--no-deps', '--force-reinstall', wheel)
     run(*test)

@@ -8,9 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from setup_env.shell import run
+from setup_env.shell import PIP, run
 
-PIP = (sys.executable, '-I', '-m', 'pip')
 OPTIONS = ('--no-deps', '--no-build-isolation')
 MEMORY_PER_JOB = 2 * 10**9  # bytes used by one compiler process of mmcv's ops
 
@@ -38,7 +37,7 @@ def find_wheel(package: str, pins: dict[str, str]) -> Path | None:
     return next(cache_folder(package, pins).glob('*.whl'), None)
 
 
-def build_wheel(package: str, pins: dict[str, str]) -> Path:
+def build_wheel(package: str, pins: dict[str, str]) -> None:
     """Compile in a folder that survives an interruption, then move the wheel into the cache."""
     folder = cache_folder(package, pins)
     work = folder.with_name(folder.name + '.build')
@@ -49,15 +48,6 @@ def build_wheel(package: str, pins: dict[str, str]) -> Path:
         shutil.rmtree(unpacked, ignore_errors=True)
         shutil.unpack_archive(str(next(sdist.iterdir())), str(unpacked))
         os.replace(next(unpacked.iterdir()), source)
-    set_build_variables()
-    run(*PIP, 'wheel', '-v', *OPTIONS, '-w', wheel, source)
-    os.replace(wheel, folder)  # atomic: the cache never holds an incomplete wheel
-    shutil.rmtree(work)
-    return find_wheel(package, pins)
-
-
-def set_build_variables() -> None:
-    """Set the variables of mmcv's build; those already set by the user take precedence."""
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     jobs = max(1, min(len(os.sched_getaffinity(0)), memory // MEMORY_PER_JOB))
     flags = '-O2 -g0 -DNDEBUG -fwrapv'  # setuptools uses CFLAGS in place of Python's own flags
@@ -66,3 +56,6 @@ def set_build_variables() -> None:
         variables['CUDA_VISIBLE_DEVICES'] = ''  # mmcv needs nvcc as soon as a GPU is visible
     os.environ.update({name: os.environ.get(name) or value for name, value in variables.items()})
     os.environ.pop('MAKEFLAGS', None)  # ninja reads it
+    run(*PIP, 'wheel', '-v', *OPTIONS, '-w', wheel, source)
+    os.replace(wheel, folder)  # atomic: the cache never holds an incomplete wheel
+    shutil.rmtree(work)
