@@ -4,7 +4,7 @@ import draw_tokens
 import numpy as np
 import pytest
 import torch
-from _models import UsageError, read_config
+from _models import UsageError, build_part, read_config
 from rooms import BACKBONES, smallest_id
 
 # the plainest pipeline and preprocessor of each host
@@ -86,7 +86,7 @@ def test_chosen_records(write_config, photo, out):
 
 def test_weights_of_the_model_or_of_the_backbone(write_config, photo, out, tmp_path):
     config = write_config()
-    backbone = draw_tokens.build_part(read_config(config, {}), 'backbone').backbone
+    backbone = build_part(read_config(config, {}), 'backbone').backbone
     torch.save(backbone.state_dict(), tmp_path / 'own.pth')
     whole = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
     whole['head.weight'] = torch.zeros(1)
