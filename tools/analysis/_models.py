@@ -28,14 +28,8 @@ __all__ = ['UsageError', 'run']  # from _cli, for the scripts here
 def make_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with ``--cfg-options``."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override config fields, e.g. model.backbone.arch=small',
-    )
+    add, text = parser.add_argument, 'override config fields, e.g. model.backbone.arch=small'
+    add('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help=text)
     return parser
 
 
@@ -43,8 +37,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     """Add what is measured, and a file for the numbers."""
     add, side = parser.add_argument, at_least(1)
     add('--shape', type=side, nargs=2, required=True, metavar=('H', 'W'), help='input in pixels')
-    parts = ('backbone', 'neck', 'model')
-    add('--part', choices=parts, default='model', help='how far to go (model)')
+    add('--part', choices=['backbone', 'neck', 'model'], default='model', help='(model)')
     add('--json', type=Path, metavar='FILE', help='write all numbers as well')
 
 
@@ -84,10 +77,8 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
     check_options(cfg, options)
     cfg.merge_from_dict(options)
     if 'backbone' not in cfg.get('model', {}):
-        raise UsageError(
-            f'the config must define model.backbone, got {path!r} with '
-            f'{sorted(cfg.get("model", {})) or "no model"}; use the config of a model'
-        )
+        found = sorted(cfg.get('model', {})) or 'no model'
+        raise UsageError(f'the config must define model.backbone, got {path!r} with {found}')
     return cfg
 
 
@@ -142,7 +133,6 @@ def image_channels(model: nn.Module) -> int:
 def environment() -> dict[str, str]:
     """What a number depends on: the versions of PyTorch and of this suite."""
     command = ['git', 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
-    folder = Path(mmtoken.__file__).parent
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    commit = done.stdout.strip() or 'unknown (no git checkout)'
-    return {'torch': torch.__version__, 'commit': commit}
+    here = Path(mmtoken.__file__).parent
+    found = subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
+    return {'torch': torch.__version__, 'commit': found or 'unknown (no git checkout)'}

@@ -38,9 +38,7 @@ class View:
         preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
         steps = _test_pipeline(cfg)
         if preprocessor and not steps:
-            raise UsageError(
-                'the config must have a test pipeline (test_dataloader or test_pipeline), got none'
-            )
+            raise UsageError('the config must have a test pipeline (test_dataloader), got none')
         pack = []
         if not preprocessor:
             print('note: no data_preprocessor in the config: ImageNet mean, std', file=sys.stderr)
@@ -110,11 +108,9 @@ def _pack(found: dict[str, Any]) -> dict[str, Tensor]:
 def _corners(box: Sequence[float] | None, height: int, width: int) -> list[float]:
     """Left, top, right and bottom of a box that overlaps the image."""
     left, top, w, h = box = box or (0, 0, width, height)
-    if min(w, h) <= 0:
-        raise UsageError(f'--bbox must have a positive width and height, got {box}')
-    if left >= width or top >= height or left + w <= 0 or top + h <= 0:
+    if min(w, h, width - left, height - top, left + w, top + h) <= 0:
         raise UsageError(
-            f'--bbox must overlap the image of {width} x {height} pixels, got {box} (left, top, '
-            'width, height)'
+            '--bbox must be left, top and a positive width and height, and must overlap the image '
+            f'of {width} x {height} pixels, got {box}'
         )
     return [left, top, left + w, top + h]

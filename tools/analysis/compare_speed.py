@@ -18,13 +18,10 @@ import _models
 import torch
 from _models import UsageError, usage_errors
 from mmtoken.analysis import timing
+from mmtoken.analysis.timing import Summary, Workload
 from torch import nn
 from tqdm import tqdm
 
-MEMORY = {
-    'cpu': "peak bytes of PyTorch's CPU allocator during one call (profiler), weights excluded",
-    'cuda': 'torch.cuda.max_memory_allocated during one call, weights excluded',
-}
 KINDS = {'forward': 'forward, eval', 'train': 'training step: forward + backward'}
 Results = dict[str, dict[str, dict[str, Any]]]  # kind of call, model, times_ms and peak_bytes
 
@@ -50,12 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def read_variant(texts: list[str]) -> dict[str, Any]:
     """``['a.b=1', 'c=x']`` as ``--cfg-options`` reads them."""
-    bad = [text for text in texts if '=' not in text]
-    if bad or not texts:
-        raise UsageError(
-            f'--variant must be NAME KEY=VALUE ..., got {" ".join(bad) or "a name alone"!r}; '
-            'for example --variant local model.backbone.local_parts=4,2,1'
-        )
+    if not texts or not all('=' in text for text in texts):
+        found = ' '.join(texts) or 'a name alone'
+        raise UsageError(f'--variant must be NAME KEY=VALUE ..., got {found!r}')
     return _models.make_parser('').parse_args(['--cfg-options', *texts]).cfg_options
 
 
@@ -64,15 +58,9 @@ def build_models(args: argparse.Namespace) -> dict[str, nn.Module]:
     wanted = [(path, Path(path).stem, {}) for path in args.configs]
     wanted += [(args.configs[0], name, read_variant(texts)) for name, *texts in args.variant]
     if len(wanted) < 2:
-        raise UsageError(
-            f'compare_speed needs two or more models, got {args.configs}; name another config, or '
-            'add --variant NAME KEY=VALUE'
-        )
+        raise UsageError(f'this needs two or more models, got {args.configs}; add a --variant')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
-        raise UsageError(
-            f'--device {args.device} needs a GPU that torch.cuda.is_available() sees, got none; '
-            'use --device cpu'
-        )
+        raise UsageError(f'--device {args.device} needs a GPU, got none; use --device cpu')
     models: dict[str, nn.Module] = {}
     for path, name, options in wanted:
         if name in models:
@@ -83,9 +71,7 @@ def build_models(args: argparse.Namespace) -> dict[str, nn.Module]:
     return models
 
 
-def check_parity(
-    models: dict[str, nn.Module], work: timing.Workload, atol: float
-) -> dict[str, float]:
+def check_parity(models: dict[str, nn.Module], work: Workload, atol: float) -> dict[str, float]:
     """Give all models the weights of the first; return how far their outputs are from its own."""
     (first, reference), *others = models.items()
     expected = work.forward(reference)
@@ -107,9 +93,7 @@ def check_parity(
     return found
 
 
-def measure(
-    models: dict[str, nn.Module], work: timing.Workload, args: argparse.Namespace
-) -> Results:
+def measure(models: dict[str, nn.Module], work: Workload, args: argparse.Namespace) -> Results:
     """Time all models, then look at the memory of each."""
     device = work.images.device
     results: Results = {}
@@ -124,7 +108,6 @@ def measure(
             model.zero_grad(set_to_none=True)
             peak = timing.peak_memory(calls[name], device)
             results[kind][name] = dict(times_ms=times[name].times, peak_bytes=peak)
-            model.zero_grad(set_to_none=True)
     return results
 
 
@@ -139,9 +122,8 @@ def device_name(device: torch.device) -> str:
 
 def header(args: argparse.Namespace) -> dict[str, Any]:
     """All that a reader needs to repeat the run."""
-    device = torch.device(args.device)
     return dict(
-        device=f'{args.device} ({device_name(device)})',
+        device=f'{args.device} ({device_name(torch.device(args.device))})',
         dtype=args.dtype + (' autocast' if args.dtype != 'float32' else ''),
         threads=torch.get_num_threads(),
         **_models.environment(),
@@ -149,7 +131,7 @@ def header(args: argparse.Namespace) -> dict[str, Any]:
         batch=args.batch,
         part=args.part,
         rounds=f'{args.rounds} interleaved, after {args.warmup} warm-ups',
-        memory=MEMORY[device.type],
+        memory="peak of PyTorch's allocator during one call, weights excluded",
     )
 
 
@@ -159,8 +141,8 @@ def format_results(by_name: dict[str, dict[str, Any]]) -> str:
     lines = [f'{"":{width}}  median ms        quartiles ms   ratio  peak MiB   ratio']
     first, *_ = by_name.values()
     for name, found in by_name.items():
-        times, peak = timing.Summary(found['times_ms']), found['peak_bytes']
-        ratios = times.ratio(timing.Summary(first['times_ms'])), peak / max(first['peak_bytes'], 1)
+        times, peak = Summary(found['times_ms']), found['peak_bytes']
+        ratios = times.ratio(Summary(first['times_ms'])), peak / max(first['peak_bytes'], 1)
         quartiles = '{:.2f} - {:.2f}'.format(*times.quartiles)
         lines.append(
             f'{name:{width}}  {times.median:9.2f}  {quartiles:>18}  {ratios[0]:6.3f}  '
@@ -178,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(0)
     channels = _models.image_channels(next(iter(models.values())))
     images = torch.randn(args.batch, channels, *args.shape).to(args.device)
-    work = timing.Workload(images, getattr(torch, args.dtype))
+    work = Workload(images, getattr(torch, args.dtype))
     parity, shown = None, 'Outputs were not compared (--check-parity ATOL does).'
     with usage_errors():
         if args.check_parity is not None:

@@ -5,8 +5,7 @@ python tools/analysis/draw_tokens.py CONFIG CHECKPOINT IMAGE... --out-dir DIR [-
 Writes one PNG per picture and record, and a sheet of all region maps. A region map shows which
 grid cells share a token, or which cluster or token is the strongest at each cell. A sheet of heat
 maps shows each cluster or token, from its own smallest to its own largest value, which its title
-gives. Pictures show what the model sees: size, crop and padding come from the test pipeline of the
-config.
+gives. Pictures show what the model sees: the config's test pipeline gives size, crop and padding.
 """
 
 import argparse
@@ -44,17 +43,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.random_weights:
         args.images.insert(0, Path(args.checkpoint))
     if not args.images:
-        raise UsageError(
-            'draw_tokens needs CONFIG CHECKPOINT IMAGE..., got no image; name one, or pass '
-            '--random-weights and no checkpoint'
-        )
+        raise UsageError('pictures must be given, got no image; name one, or pass --random-weights')
     if args.out_dir.exists() and not args.out_dir.is_dir():
         raise UsageError(f'--out-dir must be a folder, got the file {str(args.out_dir)!r}')
     if args.out_dir.exists() and any(args.out_dir.iterdir()) and not args.overwrite:
-        raise UsageError(
-            f'--out-dir must be new or empty, got {str(args.out_dir)!r} with files in it; choose '
-            'another one or pass --overwrite'
-        )
+        raise UsageError(f'--out-dir must be new or empty, got {args.out_dir}; pass --overwrite')
     return args
 
 
@@ -74,9 +67,6 @@ def draw(
     """Name to picture, ``'sheet'`` with the input and all region maps included."""
     recorder = record_backbone(backbone, inputs)
     drawn = draw_maps(recorder, inputs, [picture], args.only, args.maps)[0]
-    silent = set(range(1, len(backbone.depths) + 1)) - {one.stage for one in recorder.records}
-    if silent:
-        print(f'note: nothing is recorded in stage {sorted(silent)}', file=sys.stderr)
     source = add_title(picture, f'input: {inputs.shape[2]} x {inputs.shape[3]} pixels')
     regions = [one for one in drawn.values() if one.shape == source.shape]
     return {**drawn, 'sheet': contact_sheet([source, *regions])}
@@ -85,10 +75,8 @@ def draw(
 def unique_stems(paths: list[Path]) -> list[str]:
     """File names without their ends, numbered where they would clash."""
     stems = [path.stem for path in paths]
-    return [
-        stem if stems.count(stem) == 1 else f'{stem}-{stems[: i + 1].count(stem)}'
-        for i, stem in enumerate(stems)
-    ]
+    numbered = [f'{stem}-{stems[:i].count(stem) + 1}' for i, stem in enumerate(stems)]
+    return [new if stems.count(stem) > 1 else stem for stem, new in zip(stems, numbered)]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -68,7 +68,8 @@ def test_bad_input(toy_config, options, message):
 
 
 @pytest.mark.parametrize(
-    'option, least', [('--rounds 0', 1), ('--warmup -1', 0), ('--threads 0', 1), ('--shape 32 0', 1)]
+    'option, least',
+    [('--rounds 0', 1), ('--warmup -1', 0), ('--threads 0', 1), ('--shape 32 0', 1)],
 )
 def test_numbers_that_are_too_small(toy_config, option, least, capsys):
     with pytest.raises(SystemExit):
@@ -80,5 +81,5 @@ def test_numbers_that_are_too_small(toy_config, option, least, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')
 def test_gpu_that_is_not_there(toy_config):
-    with pytest.raises(UsageError, match='--device cuda needs a GPU .* got none; use --device cpu'):
+    with pytest.raises(UsageError, match='--device cuda needs a GPU, got none; use --device cpu'):
         compare_speed.main([toy_config, *FAST, *SAME, '--device', 'cuda'])

@@ -172,7 +172,7 @@ def test_top_down_pipelines_take_a_box(commands, photo):
     torch.testing.assert_close(inputs[0], expected)
     for box, message in [
         ((200, 0, 10, 10), r'must overlap the image of 96 x 60 pixels, got \(200, 0, 10, 10\)'),
-        ((0, 0, 0, 10), r'positive width and height, got \(0, 0, 0, 10\)'),
+        ((0, 0, 0, 10), r'positive width and height, .* got \(0, 0, 0, 10\)'),
     ]:
         with pytest.raises(UsageError, match=message):
             view(photo, box)
