@@ -1,15 +1,19 @@
-"""What the instruments share: the config of the command line, and a model or a part of it."""
+"""What the instruments share: options of the command line, the config, and a model or its parts."""
 
 import argparse
+import json
 import os.path as osp
 import subprocess
 import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, Registry, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
@@ -19,32 +23,49 @@ from _cli import UsageError, check_options, run
 from mmtoken.compat import make_host_configs_loadable
 
 __all__ = ['UsageError', 'run']  # from _cli, for the scripts here
-PARTS = ('backbone', 'neck', 'model')
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override config fields, e.g. model.backbone.arch=small',
-    )
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with ``--cfg-options``."""
+    parser = argparse.ArgumentParser(description=description)
+    add, text = parser.add_argument, 'override config fields, e.g. model.backbone.arch=small'
+    add('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help=text)
+    return parser
 
 
-def parse_options(texts: list[str]) -> dict[str, Any]:
-    """``['a.b=1', 'c=x']`` as ``--cfg-options`` reads them."""
-    parser = argparse.ArgumentParser()
-    add_config_options(parser)
-    bad = [text for text in texts if '=' not in text]
-    if bad or not texts:
-        raise UsageError(
-            f'--variant must be NAME KEY=VALUE ..., got {" ".join(bad) or "a name alone"!r}; '
-            'for example --variant local model.backbone.local_parts=4,2,1'
-        )
-    return parser.parse_args(['--cfg-options', *texts]).cfg_options
+def add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is measured, and a file for the numbers."""
+    add, side = parser.add_argument, at_least(1)
+    add('--shape', type=side, nargs=2, required=True, metavar=('H', 'W'), help='input in pixels')
+    add('--part', choices=['backbone', 'neck', 'model'], default='model', help='(model)')
+    add('--json', type=Path, metavar='FILE', help='write all numbers as well')
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: whole numbers from ``least`` on."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f'must be at least {least}, got {text}')
+        return int(text)
+
+    return number
+
+
+def write_json(path: Path | None, numbers: dict[str, Any]) -> None:
+    """Write what ``--json`` asks for, if it does."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(numbers, indent=2) + '\n')
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Show errors whose message says it all without a traceback: a small image, a wrong file."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def read_config(path: str, options: dict[str, Any]) -> Config:
@@ -56,122 +77,62 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
     check_options(cfg, options)
     cfg.merge_from_dict(options)
     if 'backbone' not in cfg.get('model', {}):
-        raise UsageError(
-            f'the config must define model.backbone, got {path!r} with '
-            f'{sorted(cfg.get("model", {})) or "no model"}; use the config of a model'
-        )
+        found = sorted(cfg.get('model', {})) or 'no model'
+        raise UsageError(f'the config must define model.backbone, got {path!r} with {found}')
     return cfg
 
 
-class Parts(nn.Module):
-    """The backbone of a model, with its neck or without.
-
-    Args:
-        backbone: Takes images.
-        neck: Takes what the backbone returns; optional.
-
-    Shape:
-        - images: ``(B, 3, H, W)``.
-    """
-
-    def __init__(self, backbone: nn.Module, neck: nn.Module | None = None) -> None:
-        super().__init__()
-        self.backbone = backbone
-        if neck is not None:
-            self.neck = neck
-
-    def forward(self, images: Tensor) -> Any:
-        features = self.backbone(images)
-        return self.neck(features) if hasattr(self, 'neck') else features
-
-
-class WholeModel(nn.Module):
-    """A host's model with the plain call that tools need: images in, raw outputs of the head.
-
-    Args:
-        model: A detector, a segmentor or a pose estimator.
-
-    Shape:
-        - images: ``(B, 3, H, W)``, normalised.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        # children by their own names, so that rows and weights are called as in the host
-        for name, child in model.named_children():
-            self.add_module(name, child)
-        self._call = [model]  # in a list: not a child
-
-    def train(self, mode: bool = True) -> 'WholeModel':
-        """Set the mode of the host's model, children and all."""
-        super().train(mode)
-        self._call[0].train(mode)
-        return self
-
-    def forward(self, images: Tensor) -> Any:
-        size = tuple(images.shape[2:])
-        about = dict(
-            img_shape=size,
-            ori_shape=size,
-            pad_shape=size,
-            batch_input_shape=size,
-            scale_factor=(1.0, 1.0),
-            flip=False,
-        )
-        samples = [BaseDataElement(metainfo=about) for _ in range(len(images))]
-        return self._call[0](images, samples, mode='tensor')
+def build(cfg: Config, registry: Registry, nodes: list[dict[str, Any]]) -> list[Any]:
+    """Build nodes of a config."""
+    try:
+        with usage_errors():
+            return [registry.build(node) for node in nodes]
+    except (ImportError, KeyError) as error:
+        raise UsageError(
+            f'models and pipelines must be built of registered classes, got {error}; install the '
+            f'host {cfg.get("default_scope")!r}, or look at a smaller --part'
+        ) from error
 
 
 def build_part(cfg: Config, part: str) -> nn.Module:
     """Build ``'backbone'``, backbone and ``'neck'``, or the whole ``'model'``; random weights.
 
-    Backbone and neck of this suite need no host to be installed.
+    All take images ``(B, 3, H, W)``. Backbone and neck of this suite need no host to be installed.
     """
-    wanted = [cfg.model.backbone]
-    if part == 'neck' and cfg.model.get('neck'):
-        wanted.append(cfg.model.neck)
-    ours = all(isinstance(c, dict) and c.get('type') in MODELS.module_dict for c in wanted)
+    names = ['backbone', 'neck'] if part == 'neck' and cfg.model.get('neck') else ['backbone']
+    nodes = [cfg.model[name] for name in names]
+    ours = all(isinstance(c, dict) and c.get('type') in MODELS.module_dict for c in nodes)
     if part == 'model' or not ours:
         init_default_scope(cfg.get('default_scope') or 'mmengine')
-    try:
-        if part == 'model':
-            return WholeModel(MODELS.build(cfg.model))
-        return Parts(*(MODELS.build(c) for c in wanted))
-    except (ImportError, KeyError) as error:
-        hint = '' if part == 'backbone' else ', or look at a smaller --part'
-        raise UsageError(
-            f'model must be built of registered classes, got {error}; install the host '
-            f'{cfg.get("default_scope")!r}{hint}'
-        ) from error
-    except ValueError as error:  # an argument of the model, whose message says it all
-        raise UsageError(str(error)) from error
+    if part == 'model':
+        return take_images(*build(cfg, MODELS, [cfg.model]))
+    return nn.Sequential(OrderedDict(zip(names, build(cfg, MODELS, nodes))))
+
+
+def take_images(model: nn.Module) -> nn.Module:
+    """Let a host's model be called with images alone; it returns the raw outputs of its head."""
+    forward = model.forward
+
+    def forward_images(images: Tensor) -> Any:
+        sides = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+        about = dict.fromkeys(sides, tuple(images.shape[2:]))
+        about.update(scale_factor=(1.0, 1.0), flip=False)
+        samples = [BaseDataElement(metainfo=about) for _ in range(len(images))]
+        return forward(images, samples, mode='tensor')
+
+    model.forward = forward_images
+    return model
 
 
 def image_channels(model: nn.Module) -> int:
     """Channels of the images that a model takes: those of its first convolution."""
-    backbone = getattr(model, 'backbone', model)
-    convs = (m for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    convs = (m for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
     return next((conv.in_channels for conv in convs), 3)
 
 
-def check_side(shape: list[int] | tuple[int, ...]) -> None:
-    """Raise unless both sides are positive."""
-    if min(shape) < 1:
-        raise UsageError(f'--shape must be two positive numbers H W, got {tuple(shape)}')
-
-
-def commit() -> str:
-    """The checkout's commit, with ``-dirty`` when files differ from it."""
-    done = subprocess.run(
-        ['git', 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*'],
-        cwd=Path(mmtoken.__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or 'unknown (no git checkout)'
-
-
 def environment() -> dict[str, str]:
-    """Versions that a number depends on."""
-    return {'torch': torch.__version__, 'commit': commit()}
+    """What a number depends on: the versions of PyTorch and of this suite."""
+    command = ['git', 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+    here = Path(mmtoken.__file__).parent
+    found = subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
+    return {'torch': torch.__version__, 'commit': found or 'unknown (no git checkout)'}

@@ -1,6 +1,7 @@
 """What a model sees of a picture file, through the test pipeline of its config."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from _models import UsageError
+from _models import UsageError, build
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
 from torch import Tensor
 
 IMAGENET = dict(
@@ -21,8 +22,6 @@ IMAGENET = dict(
     bgr_to_rgb=True,
 )
 DRAWN_SIDE = 640  # pictures are enlarged by whole numbers to about this many pixels
-
-Box = tuple[float, float, float, float]
 
 
 class View:
@@ -39,26 +38,18 @@ class View:
         preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
         steps = _test_pipeline(cfg)
         if preprocessor and not steps:
-            raise UsageError(
-                'the config must have a test pipeline (test_dataloader or test_pipeline), got none'
-            )
+            raise UsageError('the config must have a test pipeline (test_dataloader), got none')
+        pack = []
         if not preprocessor:
-            print(
-                'note: no data_preprocessor in the config; ImageNet mean and std', file=sys.stderr
-            )
-            preprocessor, steps = IMAGENET, [dict(type='mmcv.LoadImageFromFile')]
-        self.takes_box = any(step['type'] == 'GetBBoxCenterScale' for step in steps)
-        self._is_packed = preprocessor is not IMAGENET
+            print('note: no data_preprocessor in the config: ImageNet mean, std', file=sys.stderr)
+            preprocessor, steps, pack = IMAGENET, [dict(type='mmcv.LoadImageFromFile')], [_pack]
+        self._takes_box = any(step['type'] == 'GetBBoxCenterScale' for step in steps)
         self._is_rgb = preprocessor.get('bgr_to_rgb', False)
-        try:
-            self._pipeline = Compose(steps)
-            self._preprocessor = MODELS.build(preprocessor).to(device)
-        except (ImportError, KeyError) as error:
-            raise UsageError(
-                f'the pipeline must be built of registered classes: {error}'
-            ) from error
+        self._pipeline = Compose([*build(cfg, TRANSFORMS, steps), *pack])
+        self._preprocessor = build(cfg, MODELS, [preprocessor])[0].to(device)
 
-    def __call__(self, path: Path, box: Box | None = None) -> tuple[Tensor, np.ndarray]:
+    @torch.no_grad()
+    def __call__(self, path: Path, box: Sequence[float] | None = None) -> tuple[Tensor, np.ndarray]:
         """Run the pipeline.
 
         Args:
@@ -69,32 +60,25 @@ class View:
         Returns:
             Normalised inputs ``(1, C, H, W)``, and the same as ``(h, w, 3)`` uint8 RGB, enlarged.
         """
-        if box is not None and not self.takes_box:
+        if box is not None and not self._takes_box:
             raise UsageError('--bbox needs a top-down pipeline (GetBBoxCenterScale), got another')
+        found = dict(img_path=str(path), img_id=0)
         try:
-            found = dict(img_path=str(path), img_id=0)
-            if self.takes_box:
-                box = _check_box(box, path)
-                corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+            if self._takes_box:
+                corners = _corners(box, *mmcv.imread(str(path)).shape[:2])
                 found.update(bbox=np.float32([corners]), bbox_score=np.ones(1, np.float32))
             found = self._pipeline(found)
         except (FileNotFoundError, AssertionError, AttributeError, cv2.error) as error:
             raise UsageError(
                 f'an image must be a picture that OpenCV reads, got {str(path)!r} ({error})'
             ) from error
-        inputs = self._inputs(found)
-        return inputs, self._as_picture(inputs[0])
-
-    @torch.no_grad()
-    def _inputs(self, found: dict[str, Any]) -> Tensor:
-        if not self._is_packed:
-            found = dict(inputs=torch.from_numpy(found['img'].transpose(2, 0, 1).copy()))
         if not isinstance(found.get('inputs'), Tensor):
             raise UsageError(
                 'the test pipeline must pack one tensor of inputs, got '
                 f'{type(found.get("inputs")).__name__}; draw without test-time augmentation'
             )
-        return self._preprocessor(pseudo_collate([found]), training=False)['inputs']
+        inputs = self._preprocessor(pseudo_collate([found]), training=False)['inputs']
+        return inputs, self._as_picture(inputs[0])
 
     def _as_picture(self, inputs: Tensor) -> np.ndarray:
         mean, std = (getattr(self._preprocessor, name, None) for name in ('mean', 'std'))
@@ -117,17 +101,16 @@ def _test_pipeline(cfg: Config) -> list[Any]:
     return [step for step in steps if not step['type'].endswith('Annotations')]
 
 
-def _check_box(box: Box | None, path: Path) -> Box:
-    image = mmcv.imread(str(path))
-    if image is None:
-        raise UsageError(f'an image must be a picture that OpenCV reads, got {str(path)!r}')
-    left, top, width, height = box = box or (0, 0, image.shape[1], image.shape[0])
-    if width <= 0 or height <= 0:
-        raise UsageError(f'--bbox must have a positive width and height, got {box}')
-    outside = left >= image.shape[1] or top >= image.shape[0]
-    if outside or left + width <= 0 or top + height <= 0:
+def _pack(found: dict[str, Any]) -> dict[str, Tensor]:
+    return dict(inputs=torch.from_numpy(found['img'].transpose(2, 0, 1).copy()))
+
+
+def _corners(box: Sequence[float] | None, height: int, width: int) -> list[float]:
+    """Left, top, right and bottom of a box that overlaps the image."""
+    left, top, w, h = box = box or (0, 0, width, height)
+    if min(w, h, width - left, height - top, left + w, top + h) <= 0:
         raise UsageError(
-            f'--bbox must overlap the image of {image.shape[1]} x {image.shape[0]} pixels, got '
-            f'{box} (left, top, width, height)'
+            '--bbox must be left, top and a positive width and height, and must overlap the image '
+            f'of {width} x {height} pixels, got {box}'
         )
-    return box
+    return [left, top, left + w, top + h]

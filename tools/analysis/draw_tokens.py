@@ -5,8 +5,7 @@ python tools/analysis/draw_tokens.py CONFIG CHECKPOINT IMAGE... --out-dir DIR [-
 Writes one PNG per picture and record, and a sheet of all region maps. A region map shows which
 grid cells share a token, or which cluster or token is the strongest at each cell. A sheet of heat
 maps shows each cluster or token, from its own smallest to its own largest value, which its title
-gives. Pictures show what the model sees: size, crop and padding come from the test pipeline of the
-config.
+gives. Pictures show what the model sees: the config's test pipeline gives size, crop and padding.
 """
 
 import argparse
@@ -15,9 +14,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from _models import UsageError, add_config_options, build_part, read_config, run
+from _models import UsageError, build_part, make_parser, read_config, run, usage_errors
 from _pictures import View
-from mmengine.config import Config
 from mmtoken.analysis.drawing import add_title, contact_sheet
 from mmtoken.analysis.maps import draw_maps, record_backbone
 from mmtoken.common.strict_load import load_state_dict_strict
@@ -27,8 +25,8 @@ from tqdm import tqdm
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description='Draw what a backbone records over pictures')
+    """Read the command line; raise unless there is something to draw and a place for it."""
+    parser = make_parser('Draw what a backbone records over pictures')
     add = parser.add_argument
     add('config', help='config file of a model with a backbone of this suite')
     add('checkpoint', help='weights of the model or of its backbone; left out: --random-weights')
@@ -41,58 +39,34 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--maps', type=int, nargs='+', metavar='N', help=text)
     add('--overwrite', action='store_true', help='write into a folder that has files')
     add('--device', default='cpu', help='(cpu)')
-    add_config_options(parser)
     args = parser.parse_args(argv)
     if args.random_weights:
         args.images.insert(0, Path(args.checkpoint))
-        args.checkpoint = None
+    if not args.images:
+        raise UsageError('pictures must be given, got no image; name one, or pass --random-weights')
+    if args.out_dir.exists() and not args.out_dir.is_dir():
+        raise UsageError(f'--out-dir must be a folder, got the file {str(args.out_dir)!r}')
+    if args.out_dir.exists() and any(args.out_dir.iterdir()) and not args.overwrite:
+        raise UsageError(f'--out-dir must be new or empty, got {args.out_dir}; pass --overwrite')
     return args
 
 
-def check_paths(args: argparse.Namespace) -> None:
-    """Raise unless there is something to draw and a place to write it to."""
-    if not args.images:
-        raise UsageError(
-            'draw_tokens needs CONFIG CHECKPOINT IMAGE..., got no image; name one, or pass '
-            '--random-weights and no checkpoint'
-        )
-    if args.out_dir.exists() and not args.out_dir.is_dir():
-        raise UsageError(f'--out-dir must be a folder, got the file {str(args.out_dir)!r}')
-    if args.out_dir.is_dir() and any(args.out_dir.iterdir()) and not args.overwrite:
-        raise UsageError(
-            f'--out-dir must be new or empty, got {str(args.out_dir)!r} with files in it; choose '
-            'another one or pass --overwrite'
-        )
+def load_weights(backbone: nn.Module, checkpoint: str) -> None:
+    """Load weights strictly, from a file of the backbone or of a whole model."""
+    with usage_errors():
+        state = read_state_dict(checkpoint)
+        if any(key.startswith('backbone.') for key in state):
+            state = read_state_dict(checkpoint, prefix='backbone.')
+        load_state_dict_strict(backbone, state, source=checkpoint)
 
 
-def load_backbone(cfg: Config, checkpoint: str | None, device: str) -> nn.Module:
-    """Build the backbone and load its weights strictly, from its own file or a whole model's."""
-    backbone = build_part(cfg, 'backbone').backbone
-    if checkpoint is None:
-        print('warning: random weights; regions follow colours and edges only', file=sys.stderr)
-    else:
-        try:
-            state = read_state_dict(checkpoint)
-            if any(key.startswith('backbone.') for key in state):
-                state = read_state_dict(checkpoint, prefix='backbone.')
-            load_state_dict_strict(backbone, state, source=checkpoint)
-        except (FileNotFoundError, ValueError) as error:
-            raise UsageError(str(error)) from error
-    return backbone.eval().to(device)
-
-
+@usage_errors()
 def draw(
     backbone: nn.Module, inputs: Tensor, picture: np.ndarray, args: argparse.Namespace
 ) -> dict[str, np.ndarray]:
     """Name to picture, ``'sheet'`` with the input and all region maps included."""
-    try:
-        recorder = record_backbone(backbone, inputs)
-        drawn = draw_maps(recorder, inputs, [picture], args.only, args.maps)[0]
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    silent = set(range(1, len(backbone.depths) + 1)) - {one.stage for one in recorder.records}
-    if silent:
-        print(f'note: nothing is recorded in stage {sorted(silent)}', file=sys.stderr)
+    recorder = record_backbone(backbone, inputs)
+    drawn = draw_maps(recorder, inputs, [picture], args.only, args.maps)[0]
     source = add_title(picture, f'input: {inputs.shape[2]} x {inputs.shape[3]} pixels')
     regions = [one for one in drawn.values() if one.shape == source.shape]
     return {**drawn, 'sheet': contact_sheet([source, *regions])}
@@ -101,21 +75,21 @@ def draw(
 def unique_stems(paths: list[Path]) -> list[str]:
     """File names without their ends, numbered where they would clash."""
     stems = [path.stem for path in paths]
-    return [
-        stem if stems.count(stem) == 1 else f'{stem}-{stems[: i + 1].count(stem)}'
-        for i, stem in enumerate(stems)
-    ]
+    numbered = [f'{stem}-{stems[:i].count(stem) + 1}' for i, stem in enumerate(stems)]
+    return [new if stems.count(stem) > 1 else stem for stem, new in zip(stems, numbered)]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Draw all pictures."""
     args = parse_args(argv)
-    check_paths(args)
     cfg = read_config(args.config, args.cfg_options)
-    backbone = load_backbone(cfg, args.checkpoint, args.device)
+    backbone = build_part(cfg, 'backbone').backbone.eval().to(args.device)
+    if args.random_weights:
+        print('warning: random weights; regions follow colours and edges only', file=sys.stderr)
+    else:
+        load_weights(backbone, args.checkpoint)
     view = View(cfg, args.device)
-    box = None if args.bbox is None else tuple(args.bbox)
-    seen = [view(path, box) for path in args.images]  # all are read before anything is written
+    seen = [view(path, args.bbox) for path in args.images]  # all, before anything is written
     for stem, (inputs, picture) in zip(unique_stems(args.images), tqdm(seen, disable=None)):
         drawn = draw(backbone, inputs, picture, args)
         args.out_dir.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@ import json
 
 import count
 import pytest
-from _models import UsageError
+from _models import UsageError, build_part, read_config
 from mmengine.registry import MODELS
 from rooms import BACKBONES
 from torch import nn
@@ -22,9 +22,9 @@ def test_prints_a_table_and_writes_json(toy_config, tmp_path, capsys):
 
 
 def test_a_part_is_as_much_as_its_rows(toy_config):
-    cfg = count.read_config(toy_config, {})
-    backbone = count.count(count.build_part(cfg, 'backbone'), (64, 64))
-    both = count.count(count.build_part(cfg, 'neck'), (64, 64), device='cpu')
+    cfg = read_config(toy_config, {})
+    backbone = count.count(build_part(cfg, 'backbone'), (64, 64))
+    both = count.count(build_part(cfg, 'neck'), (64, 64), device='cpu')
     assert {**both.macs, **backbone.macs} == both.macs
     assert both.total_params == backbone.total_params + sum(both.params['neck'].values())
 
@@ -45,8 +45,8 @@ def test_models_without_published_arithmetic():
 
 @pytest.mark.parametrize('channels', [1, 4])
 def test_channels_are_those_of_the_model(toy_config, channels):
-    cfg = count.read_config(toy_config, {'model.backbone.in_channels': channels})
-    model = count.build_part(cfg, 'backbone')
+    cfg = read_config(toy_config, {'model.backbone.in_channels': channels})
+    model = build_part(cfg, 'backbone')
     assert count.count(model, (64, 64)).macs_of('conv') == 8 * 8 * 8 * channels * 64
 
 
@@ -76,7 +76,7 @@ model = dict(
 
 
 def test_shapes_that_depend_on_values_run_on_the_cpu(toy_config, capsys):
-    model = count.build_part(count.read_config(toy_config, {}), 'backbone')
+    model = build_part(read_config(toy_config, {}), 'backbone')
     model.register_forward_hook(lambda _m, _a, out: out[0][out[0] > 0].sum().item())
     assert count.count(model, (64, 64)).total_macs > 0
     assert 'running on the CPU' in capsys.readouterr().err
@@ -87,7 +87,6 @@ def test_shapes_that_depend_on_values_run_on_the_cpu(toy_config, capsys):
 @pytest.mark.parametrize(
     'shape, options, message',
     [
-        ('0 64', '', r'--shape must be two positive numbers H W, got \(0, 64\)'),
         ('16 64', '--part backbone', 'at least 29 pixels .* got 16x64'),
         ('64 64', '--cfg-options modle.backbone.arch=large', "'modle.backbone.arch'.*model"),
     ],

@@ -4,7 +4,7 @@ import draw_tokens
 import numpy as np
 import pytest
 import torch
-from _models import UsageError, read_config
+from _models import UsageError, build_part, read_config
 from rooms import BACKBONES, smallest_id
 
 # the plainest pipeline and preprocessor of each host
@@ -86,7 +86,7 @@ def test_chosen_records(write_config, photo, out):
 
 def test_weights_of_the_model_or_of_the_backbone(write_config, photo, out, tmp_path):
     config = write_config()
-    backbone = draw_tokens.build_part(read_config(config, {}), 'backbone').backbone
+    backbone = build_part(read_config(config, {}), 'backbone').backbone
     torch.save(backbone.state_dict(), tmp_path / 'own.pth')
     whole = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
     whole['head.weight'] = torch.zeros(1)
@@ -172,7 +172,7 @@ def test_top_down_pipelines_take_a_box(commands, photo):
     torch.testing.assert_close(inputs[0], expected)
     for box, message in [
         ((200, 0, 10, 10), r'must overlap the image of 96 x 60 pixels, got \(200, 0, 10, 10\)'),
-        ((0, 0, 0, 10), r'positive width and height, got \(0, 0, 0, 10\)'),
+        ((0, 0, 0, 10), r'positive width and height, .* got \(0, 0, 0, 10\)'),
     ]:
         with pytest.raises(UsageError, match=message):
             view(photo, box)
