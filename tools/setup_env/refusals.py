@@ -36,7 +36,7 @@ def check_folder(venv: Path) -> None:
 
 def check_compiler(packages: list[str]) -> None:
     """Refuse to compile packages without a C++ compiler or without the Python headers."""
-    compiler = os.environ.get('CXX', 'c++').split()[0]
+    compiler = (os.environ.get('CXX') or 'c++').split()[0]
     header = Path(sysconfig.get_path('include'), 'Python.h')
     for name, found in ((compiler, shutil.which(compiler)), (header, header.exists())):
         message = f'compiling {" and ".join(packages)} needs {name}, which does not exist; install '
