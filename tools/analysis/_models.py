@@ -89,15 +89,15 @@ def build(cfg: Config, registry: Registry, nodes: list[dict[str, Any]]) -> list[
             return [registry.build(node) for node in nodes]
     except (ImportError, KeyError) as error:
         raise UsageError(
-            f'models and pipelines must be built of registered classes, got {error}; install the '
-            f'host {cfg.get("default_scope")!r}, or look at a smaller --part'
+            f'configs must be built of registered classes, got {error}; install the host '
+            f'{cfg.get("default_scope")!r}, or take a smaller --part where there is one'
         ) from error
 
 
 def build_part(cfg: Config, part: str) -> nn.Module:
     """Build ``'backbone'``, backbone and ``'neck'``, or the whole ``'model'``; random weights.
 
-    All take images ``(B, 3, H, W)``. Backbone and neck of this suite need no host to be installed.
+    All take images ``(B, C, H, W)``. Backbone and neck of this suite need no host to be installed.
     """
     names = ['backbone', 'neck'] if part == 'neck' and cfg.model.get('neck') else ['backbone']
     nodes = [cfg.model[name] for name in names]
