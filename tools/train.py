@@ -3,8 +3,8 @@
 python tools/train.py CONFIG [--data-root DIR] [--work-dir DIR] [--resume] [--amp] ...
 torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch
 
-What differs from the hosts: options are merged before the other arguments, so that an argument
-wins; ``data_root`` is a real option; wrong files and checkpoints stop the run before it starts.
+Unlike in the hosts, the other arguments take precedence over --cfg-options, ``data_root`` moves all
+paths, and wrong files and checkpoints are refused before the run starts.
 """
 
 import argparse
@@ -13,9 +13,8 @@ from _checks import (
     CheckStepsHook,
     StrictLoadHook,
     build_loop,
-    check_amp,
+    check_device,
     check_files,
-    check_launcher,
     check_parts,
     read_checkpoint,
 )
@@ -24,7 +23,6 @@ from _resume import resume, warn_of_position
 from _saving import SafeCheckpointHook
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,48 +42,38 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def use_amp(cfg: Config) -> None:
-    """Switch the plain optimizer wrapper to the one with automatic mixed precision."""
-    kind = type_name(cfg.optim_wrapper)
-    if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
-        raise UsageError(
-            f'--amp replaces an OptimWrapper, got optim_wrapper.type={kind!r}; '
-            'set up mixed precision in that wrapper instead'
-        )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-
-
-def scale_lr(cfg: Config) -> None:
-    """Let the runner scale the learning rate by batch size / base_batch_size."""
-    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise UsageError(
-            '--auto-scale-lr needs the batch size that the learning rate was chosen for, got a '
-            'config without it; add auto_scale_lr=dict(base_batch_size=GPUs * images per GPU)'
-        )
-    cfg.auto_scale_lr.enable = True
-
-
-def main() -> None:
-    """Make the config that the command line asks for, check what it needs, and train."""
-    args = parse_args()
-    cfg = load_config(args)
+def apply_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply --no-validate, --amp and --auto-scale-lr to the config, and check its parts."""
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     check_parts(cfg, 'train')
     if (args.show or args.show_dir) and cfg.get('val_dataloader') is None:
         raise UsageError('--show and --show-dir draw the validation, got a run without it')
     if args.amp:
-        use_amp(cfg)
-    check_amp(cfg)
-    check_launcher(cfg)
+        kind = type_name(cfg.optim_wrapper)
+        if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
+            raise UsageError(
+                f'--amp replaces an OptimWrapper, got optim_wrapper.type={kind!r}; set up mixed '
+                'precision in that wrapper instead'
+            )
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
-        scale_lr(cfg)
-    path, meta = args.resume, None
-    if cfg.get('resume') and not path:
-        path = cfg.get('load_from') or 'auto'
-    if path:
-        meta = resume(cfg, path)
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise UsageError(
+                '--auto-scale-lr needs the batch size that the learning rate was chosen for, got a '
+                'config without it; add auto_scale_lr=dict(base_batch_size=GPUs * images per GPU)'
+            )
+        cfg.auto_scale_lr.enable = True
+
+
+def main() -> None:
+    """Make the config that the command line asks for, check what it needs, and train."""
+    args = parse_args()
+    cfg = load_config(args)
+    apply_options(cfg, args)
+    check_device(cfg, 'train')
+    meta = resume(cfg, args.resume)
     if cfg.get('load_from') and not cfg.get('resume'):
         read_checkpoint(cfg.load_from)
     elif args.may_differ and not cfg.get('load_from'):
@@ -94,9 +82,7 @@ def main() -> None:
         check_files(cfg, split)
 
     runner = build_runner(cfg)
-    # sharded strategies hold no complete model to compare with
-    if isinstance(runner, Runner):
-        runner.register_hook(StrictLoadHook(args.may_differ), 'VERY_LOW')
+    runner.register_hook(StrictLoadHook(args.may_differ))
     runner.register_hook(CheckStepsHook())
     for hook in runner.hooks:
         if type(hook) is CheckpointHook:

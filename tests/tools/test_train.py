@@ -438,6 +438,6 @@ def test_finetuning_declares_the_head(trained):
     options = (f'load_from={path}',)
     trained.train('--no-validate', '--may-differ', r'bbox_head\.', options=options)
     assert (trained.work_dir / 'epoch_1.pth').is_file()
-    for pattern, message in ((r'head\.', 'which matches none'), ('(', 'must be regular expr')):
+    for pattern, message in ((r'head\.', 'must match a key'), ('(', 'must be regular expr')):
         with pytest.raises(UsageError, match=message):
             trained.train('--may-differ', pattern, options=options)
