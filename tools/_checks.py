@@ -14,7 +14,7 @@ from mmengine.device import get_device
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.utils import is_abs
@@ -252,3 +252,14 @@ class CheckStepsHook(Hook):
                 'training needs at least one iteration, got an epoch without a batch; use a '
                 'smaller train_dataloader.batch_size or drop_last=False'
             )
+
+
+def build_runner(cfg: Config, may_differ: Sequence[str], *splits: str) -> Runner:
+    """Build a runner and the loops of its splits; raise unless files, data and weights fit."""
+    for split in splits:
+        check_files(cfg, split)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(StrictLoadHook(may_differ))
+    for split in splits:
+        build_loop(runner, split)
+    return runner

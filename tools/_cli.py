@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, RUNNERS
+from mmengine.registry import MODELS
 from mmengine.runner import FlexibleRunner, Runner
 from mmtoken.compat import prepare_hosts
 
@@ -206,11 +206,6 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         if cfg.get('visualizer') is None:
             raise UsageError('--show-dir needs the field visualizer, got a config without it')
         cfg.visualizer.save_dir = folder
-
-
-def build_runner(cfg: Config) -> Runner:
-    """Build the runner that ``runner_type`` names, or mmengine's own."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def run(main: Callable[[], None]) -> None:

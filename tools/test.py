@@ -11,27 +11,17 @@ import os.path as osp
 from collections.abc import Sequence
 
 import mmengine
-from _checks import (
-    StrictLoadHook,
-    build_loop,
-    check_device,
-    check_files,
-    check_parts,
-    innermost,
-    read_checkpoint,
-)
-from _cli import UsageError, build_runner, find_host, load_config, make_parser, run, type_name
+from _checks import build_runner, check_device, check_parts, innermost, read_checkpoint
+from _cli import UsageError, find_host, load_config, make_parser, run, type_name
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 PICKLES = ('.pkl', '.pickle')
+MERGE_BOXES = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 TTA_MODELS = dict(
-    mmdet=dict(
-        type='mmdet.models.DetTTAModel',
-        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
-    ),
+    mmdet=dict(type='mmdet.models.DetTTAModel', tta_cfg=MERGE_BOXES),
     mmseg=dict(type='mmseg.models.SegTTAModel'),
 )
 
@@ -152,13 +142,10 @@ def main() -> None:
     check_outputs(args.out, args.dump, host)
     cfg.load_from, cfg.resume = args.checkpoint, False
     read_checkpoint(args.checkpoint)
-    check_files(cfg, 'test')
     if args.tta:
         use_tta(cfg)
 
-    runner = build_runner(cfg)
-    runner.register_hook(StrictLoadHook(args.may_differ))
-    build_loop(runner, 'test')
+    runner = build_runner(cfg, args.may_differ, 'test')
     files = [path for path in (args.out, args.dump) if path and osp.splitext(path)[1]]
     if files:
         runner.register_hook(OutputHook(files, host))

@@ -9,16 +9,8 @@ paths, and wrong files and checkpoints are refused before the run starts.
 
 import argparse
 
-from _checks import (
-    CheckStepsHook,
-    StrictLoadHook,
-    build_loop,
-    check_device,
-    check_files,
-    check_parts,
-    read_checkpoint,
-)
-from _cli import UsageError, build_runner, load_config, make_parser, run, type_name
+from _checks import CheckStepsHook, build_runner, check_device, check_parts, read_checkpoint
+from _cli import UsageError, load_config, make_parser, run, type_name
 from _resume import resume, warn_of_position
 from _saving import SafeCheckpointHook
 from mmengine.config import Config
@@ -78,17 +70,12 @@ def main() -> None:
         read_checkpoint(cfg.load_from)
     elif args.may_differ and not cfg.get('load_from'):
         raise UsageError('--may-differ is about a checkpoint, got neither load_from nor --resume')
-    for split in ('train', 'val'):
-        check_files(cfg, split)
 
-    runner = build_runner(cfg)
-    runner.register_hook(StrictLoadHook(args.may_differ))
+    runner = build_runner(cfg, args.may_differ, 'train', 'val')
     runner.register_hook(CheckStepsHook())
     for hook in runner.hooks:
         if type(hook) is CheckpointHook:
             hook.__class__ = SafeCheckpointHook
-    for split in ('train', 'val'):
-        build_loop(runner, split)
     if meta:
         warn_of_position(runner.train_loop, cfg.load_from, meta)
     runner.train()
