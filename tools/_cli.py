@@ -52,13 +52,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add('--show-dir', help='write pictures of the predictions into this folder')
     add('--interval', type=int, help='draw every n-th sample (batch in mmseg)')
     add('--wait-time', type=float, help='seconds that a window stays open')
-    add(
-        '--may-differ',
-        nargs='+',
-        default=[],
-        metavar='REGEX',
-        help='weights matching one of these patterns may differ from the model, e.g. head\\.',
-    )
+    add('--may-differ', nargs='+', default=[], metavar='REGEX', help='weights that may differ')
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes the second spelling
     add('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -185,7 +179,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     if not (args.show or args.show_dir):
         if given:
             raise UsageError(
-                '--interval and --wait-time belong to --show or --show-dir, got neither of them'
+                '--interval and --wait-time belong to --show or --show-dir, got neither'
             )
         return
     if given.get('interval', 1) < 1:

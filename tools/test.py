@@ -32,8 +32,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('checkpoint', help='checkpoint file')
     add('--out', help='FILE.pkl: predictions; FILE.json: metrics; folder: masks (mmseg)')
-    add('--dump', metavar='FILE.pkl', help='predictions as well (mmpose spells it so)')
-    add('--tta', action='store_true', help='test-time augmentation, as the host has it')
+    add('--dump', metavar='FILE.pkl', help='predictions, as in mmpose')
+    add('--tta', action='store_true', help='test-time augmentation of the host')
     return parser.parse_args()
 
 
@@ -133,7 +133,7 @@ def default_tta(pipeline: list[dict], host: str) -> list[dict]:
 
 
 def main() -> None:
-    """Make the config that the command line asks for, check what it needs, and evaluate."""
+    """Load the config, check it and its files, and evaluate."""
     args = parse_args()
     cfg = load_config(args)
     check_parts(cfg, 'test')

@@ -21,13 +21,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser('Train a detector, a segmentor or a pose estimator')
     add = parser.add_argument
-    add(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the newest one in the work directory',
-    )
+    add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='default: the newest one')
     add('--amp', action='store_true', help='train in mixed precision (needs an accelerator)')
     add('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch')
     add('--no-validate', action='store_true', help='do not evaluate during training')
@@ -60,7 +54,7 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Make the config that the command line asks for, check what it needs, and train."""
+    """Load the config, check it and its files, and train."""
     args = parse_args()
     cfg = load_config(args)
     apply_options(cfg, args)
