@@ -1,8 +1,7 @@
-"""Bad input, told apart before it costs time: files, data sets and checkpoints that do not fit."""
+"""Checks that run before training or testing starts, and hooks that stop a run gone wrong."""
 
 import math
 import os.path as osp
-import re
 import textwrap
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -15,20 +14,17 @@ from mmengine.device import get_device
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import DATASETS
-from mmengine.runner import BaseLoop, CheckpointLoader, Runner
+from mmengine.registry import DATASETS, RUNNERS
+from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.utils import is_abs
+from mmtoken.common.strict_load import _check_patterns, _difference, _matches
 from mmtoken.common.weights import read_checkpoint as read_safely
 from torch import nn
 
 ACTIVITIES = dict(train='training', val='validation', test='testing')
-# mmengine takes each group whole or not at all
-PARTS = dict(
-    train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
-    val=('val_dataloader', 'val_cfg', 'val_evaluator'),
-    test=('test_dataloader', 'test_cfg', 'test_evaluator'),
-)
+# the third field of each split; mmengine needs all fields of a split, or none
+THIRD_FIELDS = dict(train='optim_wrapper', val='val_evaluator', test='test_evaluator')
 # heads that predict one score per class of the data set, unlike those of proposals
 CLASS_HEADS = (
     *('bbox_head', 'mask_head', 'panoptic_head', 'decode_head'),
@@ -37,37 +33,33 @@ CLASS_HEADS = (
 
 
 def check_parts(cfg: Config, needed: str) -> None:
-    """Raise unless the config has a model, the split ``needed``, and the others whole or not."""
-    for split, fields in PARTS.items():
-        required = ('model', *fields) if split == needed else fields
+    """Raise unless the model and the split ``needed`` are there, and no other split is partial."""
+    for split, third in THIRD_FIELDS.items():
+        fields = [f'{split}_dataloader', f'{split}_cfg', third]
+        required = ['model', *fields] if split == needed else fields
         missing = [field for field in required if cfg.get(field) is None]
-        if missing and (split == needed or missing != list(fields)):
+        if missing and (split == needed or missing != fields):
             raise UsageError(
                 f'{ACTIVITIES[split]} needs {", ".join(required)}, got a config without '
                 f'{" and ".join(missing)}; add what is missing'
             )
-    if cfg.get('param_scheduler') is not None and cfg.get('optim_wrapper') is None:
+    if cfg.get('optim_wrapper') is None:  # mmengine refuses schedules without it
         cfg.param_scheduler = None
 
 
-def check_launcher(cfg: Config) -> None:
-    """Raise if several processes are to share a machine on which mmengine cannot tell them apart.
-
-    It gives each process its own accelerator, whatever the backend of torch.distributed.
-    """
-    if cfg.launcher != 'none' and get_device() == 'cpu':
-        raise UsageError(
-            f'--launcher needs one accelerator per process, got {cfg.launcher!r} with device=cpu; '
-            'run a single process without --launcher'
-        )
-
-
-def check_amp(cfg: Config) -> None:
-    """Raise if the config asks for mixed precision where mmengine has none."""
-    if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper' and get_device() == 'cpu':
+def check_device(cfg: Config, split: str) -> None:
+    """Raise if a run on the CPU asks for several processes or for mixed-precision training."""
+    if get_device() != 'cpu':
+        return
+    if split == 'train' and type_name(cfg.optim_wrapper) == 'AmpOptimWrapper':
         raise UsageError(
             'mixed precision (--amp, AmpOptimWrapper) needs an accelerator, got device=cpu; '
             'train without it, or on a machine with a GPU that torch.cuda.is_available() sees'
+        )
+    if cfg.launcher != 'none':  # mmengine tells processes apart by their accelerator
+        raise UsageError(
+            f'--launcher needs one accelerator per process, got {cfg.launcher!r} with device=cpu; '
+            'run a single process without --launcher'
         )
 
 
@@ -76,30 +68,22 @@ def check_files(cfg: Config, split: str) -> None:
     for dataset in innermost((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
         root = dataset.get('data_root') or ''
         images = (dataset.get('pipeline') or [{}])[0].get('backend_args')
-        annotations = dataset.get('backend_args')
-        for key, path in (dataset.get('data_prefix') or {}).items():
-            _check_path(f'{split}_dataloader.dataset.data_prefix.{key}', root, path, images)
+        prefixes = dataset.get('data_prefix') or {}
+        paths = [(f'data_prefix.{key}', root, path, images) for key, path in prefixes.items()]
         for key, folder in (('ann_file', root), ('bbox_file', '')):
-            path = dataset.get(key)
-            _check_path(f'{split}_dataloader.dataset.{key}', folder, path, annotations, True)
-
-
-def _check_path(
-    field: str, root: str, path: str | None, backend_args: dict | None, is_file: bool = False
-) -> None:
-    """Ask the file backend of a path, joined with the root as mmengine does it."""
-    if not path or not isinstance(path, str):
-        return
-    path = path if is_abs(path) else osp.join(root, path)
-    backend = get_file_backend(path, backend_args=backend_args)
-    # object stores have no folders, and some backends can only read
-    if not isinstance(backend, LocalBackend) and not (is_file and hasattr(backend, 'exists')):
-        return
-    if not backend.exists(path):
-        raise UsageError(
-            f'{field} must exist, got {path!r}; put the data there, or say where it is with '
-            '--data-root DIR'
-        )
+            paths.append((key, folder, dataset.get(key), dataset.get('backend_args')))
+        for key, folder, path, backend_args in paths:
+            if not path or not isinstance(path, str):
+                continue
+            path = path if is_abs(path) else osp.join(folder, path)  # as mmengine joins them
+            backend = get_file_backend(path, backend_args=backend_args)
+            # object stores have no folders, and some backends can only read
+            can_tell = key.endswith('_file') and hasattr(backend, 'exists')
+            if (can_tell or isinstance(backend, LocalBackend)) and not backend.exists(path):
+                raise UsageError(
+                    f'{split}_dataloader.dataset.{key} must exist, got {path!r}; put the data '
+                    'there, or set its location with --data-root DIR'
+                )
 
 
 def innermost(dataset: dict | list | None) -> Iterator[dict]:
@@ -112,41 +96,39 @@ def innermost(dataset: dict | list | None) -> Iterator[dict]:
         yield from innermost(inner) if inner else [dataset]
 
 
-def build_loop(runner: Runner, split: str) -> BaseLoop | None:
+def build_loop(runner: Runner, split: str) -> None:
     """Build one loop of the runner; raise if it has nothing to do or other classes than the model.
 
-    mmengine would train for zero iterations, or stop in numpy.
+    mmengine would train for zero iterations, or fail inside numpy.
     """
-    dataset_cfg = (runner.cfg.get(f'{split}_dataloader') or {}).get('dataset')
+    loader_cfg = runner.cfg.get(f'{split}_dataloader') or {}
     try:
         loop = getattr(runner, f'{split}_loop')
         if loop is None:
-            return None
+            return
         dataset = loop.dataloader.dataset
         size = len(dataset) if hasattr(dataset, '__len__') else math.inf
     except ValueError:
         # packing the samples into one array fails when there is none
-        size = len(DATASETS.build(dict(dataset_cfg, serialize_data=False)))
+        size = len(DATASETS.build(dict(loader_cfg['dataset'], serialize_data=False)))
         if size:
             raise
     if size == 0:
         raise UsageError(
-            f'{split}_dataloader.dataset must hold at least one sample, got 0 from '
-            f'ann_file={dataset_cfg.get("ann_file")!r}; see that the file has annotations of the '
-            'kind that this model learns, and that filter_cfg, indices and metainfo keep some'
+            f'{split}_dataloader.dataset must hold at least one sample, got 0 from ann_file='
+            f'{loader_cfg["dataset"].get("ann_file")!r}; check that the file has annotations of '
+            'the kind that this model learns, and that filter_cfg, indices and metainfo keep some'
         )
     # an infinite sampler fills any batch
     too_few = isinstance(loop.dataloader.sampler, DefaultSampler) and not len(loop.dataloader)
     if too_few or getattr(loop, 'max_iters', 1) == 0:
         raise UsageError(
             f'{ACTIVITIES[split]} needs at least one iteration, got {size} samples in batches of '
-            f'{runner.cfg[f"{split}_dataloader"].get("batch_size")} and {split}_cfg='
-            f'{runner.cfg[f"{split}_cfg"]}; use a smaller batch_size, drop_last=False, or more '
-            'epochs'
+            f'{loader_cfg.get("batch_size")} and {split}_cfg={runner.cfg[f"{split}_cfg"]}; use a '
+            'smaller batch_size, drop_last=False, or more epochs'
         )
     if isinstance(runner.model, nn.Module):  # sharded strategies build it later
-        check_classes(runner.model, getattr(dataset, 'metainfo', {}), split)
-    return loop
+        check_classes(unwrap(runner.model), getattr(dataset, 'metainfo', {}), split)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -158,10 +140,9 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def check_classes(model: nn.Module, metainfo: dict | list[dict], split: str) -> None:
     """Raise unless the heads of a model have as many classes as its data set."""
-    model = unwrap(model)
     parts = metainfo if isinstance(metainfo, list) else [metainfo]  # mmdet's ConcatDataset
-    names = [part.get(key) for part in parts for key in ('classes', 'thing_classes')]
-    classes = [group for group in names if group]
+    keys = ('classes', 'thing_classes')
+    classes = [part[key] for part in parts for key in keys if part.get(key)]
     # a detector with a language model scores words of a text, not classes
     if not classes or hasattr(model, 'language_model'):
         return
@@ -180,20 +161,17 @@ def check_classes(model: nn.Module, metainfo: dict | list[dict], split: str) -> 
 def read_checkpoint(path: str) -> dict:
     """Return the checkpoint in ``path``; raise unless it is whole and holds nothing but data.
 
-    The runner reads it once more, and may fall back to the unpickler that runs code: a file that
+    The runner reads it again, and may fall back to an unpickler that executes code: a file that
     needs it is refused here.
     """
     try:
         if '://' in path and not path.startswith('http'):
             return CheckpointLoader.load_checkpoint(path, map_location='cpu')
         checkpoint = read_safely(path)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f'{error}; training writes epoch_N.pth, best_*.pth and the name of the newest one '
-            '(last_checkpoint) into its work directory'
-        ) from error
     except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
+        hint = '; the file last_checkpoint in a work directory names the newest one'
+        hint = hint if isinstance(error, FileNotFoundError) else ''
+        raise UsageError(f'{error}{hint}') from error
     if not isinstance(checkpoint, dict):
         raise UsageError(
             f'a checkpoint must hold named weights, got {path!r} with a '
@@ -203,61 +181,61 @@ def read_checkpoint(path: str) -> dict:
 
 
 class StrictLoadHook(Hook):
-    """Refuse a checkpoint that does not fit the model.
+    """Refuse a checkpoint that does not fit the model, or whose values are not finite.
 
-    mmengine would log a warning and go on with random weights in the places that differ.
+    mmengine would only log a warning and keep random weights wherever the two differ.
 
     Args:
-        declared: Regular expressions; state-dict keys that one of them matches at the start may
-            differ, e.g. ``head.`` when a pose model is fine-tuned to other joints.
+        declared: Regular expressions, matched from the start of a key, of weights that may differ,
+            e.g. ``head.`` when a pose model is fine-tuned to other joints.
     """
 
-    def __init__(self, declared: Sequence[str] = ()) -> None:
-        try:
-            self.declared = [re.compile(pattern) for pattern in declared]
-        except re.error as error:
-            raise UsageError(
-                f'--may-differ must be regular expressions, got {error.pattern!r}: {error}'
-            ) from error
+    priority = 'VERY_LOW'
+
+    def __init__(self, declared: Sequence[str]) -> None:
+        self.declared = declared
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Load the weights once strictly, before the runner does it leniently."""
+        if not isinstance(runner, Runner):  # sharded strategies hold no complete model
+            return
         model = unwrap(runner.model)
-        given = checkpoint.get('state_dict', checkpoint)
-        given_metadata = getattr(given, '_metadata', None)
-        given = {re.sub(r'^module\.', '', key): value for key, value in given.items()}
-        own = model.state_dict()
-        for pattern in self.declared:
-            if not any(map(pattern.match, {*given, *own})):
-                raise UsageError(
-                    f'--may-differ must match weights, got {pattern.pattern!r}, which matches '
-                    f'none; the names start with {sorted({key.split(".")[0] for key in own})}'
-                )
-        state = OrderedDict((key, value) for key, value in given.items() if not self._may(key))
-        state.update((key, value) for key, value in own.items() if self._may(key))
-        # versions, by which the hosts tell old files that they convert
-        state._metadata = given_metadata
+        own, content = model.state_dict(), checkpoint.get('state_dict', checkpoint)
+        given = {key.removeprefix('module.'): value for key, value in content.items()}
+        try:
+            place = 'of the model or the checkpoint'
+            declared = _check_patterns('--may-differ', self.declared, {**given, **own}, place)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        state = OrderedDict((k, v) for k, v in given.items() if not _matches(k, declared))
+        found = [
+            f'{key}: {difference}'
+            for key, value in state.items()
+            if torch.is_tensor(value) and key in own and value.shape == own[key].shape
+            if (difference := _difference(value, own[key]))
+        ]
+        state.update((key, value) for key, value in own.items() if _matches(key, declared))
+        # by their version, the hosts recognise old files, which they convert
+        state._metadata = getattr(content, '_metadata', None)
         try:
             load_state_dict(model, state, strict=True)
         except RuntimeError as error:
-            found = [textwrap.shorten(line, 400) for line in str(error).splitlines()[1:] if line]
+            found += [line for line in str(error).splitlines()[1:] if line]
+        if found:
             raise UsageError(
                 'the checkpoint must hold the weights of the model in the config, got '
-                f'{"; ".join(found)}; use the config it was trained with, or declare what may '
-                'differ with --may-differ REGEX'
-            ) from error
-
-    def _may(self, key: str) -> bool:
-        return any(pattern.match(key) for pattern in self.declared)
+                f'{"; ".join(textwrap.shorten(line, 400) for line in found)}; use the config it '
+                'was trained with, or declare what may differ with --may-differ REGEX'
+            )
 
 
 class CheckStepsHook(Hook):
-    """Stop a run whose loss is not finite, or that trains nothing, before it saves that."""
+    """Stop a run whose loss is not finite, or that trains nothing, before it saves a checkpoint."""
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
     ) -> None:
-        """Look at every loss of every iteration; mmengine reads their values anyway."""
+        """Check the losses of every iteration; mmengine reads their values anyway."""
         losses = {key: torch.as_tensor(v) for key, v in (outputs or {}).items() if 'loss' in key}
         wrong = [f'{key}={v.tolist()}' for key, v in losses.items() if not v.isfinite().all()]
         if wrong:
@@ -268,9 +246,20 @@ class CheckStepsHook(Hook):
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """An epoch of no batches would go on to save the initial weights."""
+        """Raise after an epoch without batches, which would save the initial weights."""
         if runner.iter == 0:
             raise UsageError(
                 'training needs at least one iteration, got an epoch without a batch; use a '
                 'smaller train_dataloader.batch_size or drop_last=False'
             )
+
+
+def build_runner(cfg: Config, may_differ: Sequence[str], *splits: str) -> Runner:
+    """Build a runner and the loops of its splits; raise unless files, data and weights fit."""
+    for split in splits:
+        check_files(cfg, split)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(StrictLoadHook(may_differ))
+    for split in splits:
+        build_loop(runner, split)
+    return runner

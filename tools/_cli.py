@@ -1,4 +1,4 @@
-"""Arguments, configs and runners, as train.py and test.py share them."""
+"""Arguments, configs and runners, shared by train.py and test.py."""
 
 import argparse
 import difflib
@@ -8,17 +8,18 @@ import os.path as osp
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, RUNNERS
+from mmengine.registry import MODELS
 from mmengine.runner import FlexibleRunner, Runner
 from mmtoken.compat import prepare_hosts
 
 HOSTS = ('mmdet', 'mmseg', 'mmpose')
 # top-level fields that a host or a tool reads; those of mmengine are found in its source
 TOOL_FIELDS = {
-    *('runner_type', 'custom_imports', 'data_root', 'preprocess_cfg'),
-    *('tta_model', 'tta_pipeline'),
+    *('runner_type', 'custom_imports', 'data_root'),
+    *('preprocess_cfg', 'tta_model', 'tta_pipeline'),
 }
 
 
@@ -51,13 +52,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add('--show-dir', help='write pictures of the predictions into this folder')
     add('--interval', type=int, help='draw every n-th sample (batch in mmseg)')
     add('--wait-time', type=float, help='seconds that a window stays open')
-    add(
-        '--may-differ',
-        nargs='+',
-        default=[],
-        metavar='REGEX',
-        help='weights whose names start so may differ between checkpoint and model (head\\.)',
-    )
+    add('--may-differ', nargs='+', default=[], metavar='REGEX', help='weights that may differ')
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes the second spelling
     add('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -91,7 +86,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
-        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+        cfg.work_dir = f'./work_dirs/{Path(args.config).stem}'
     # mmengine's and mmpose's spelling outside the model, which --tta is going to wrap
     for field in ('data_preprocessor', 'preprocess_cfg'):
         if cfg.get(field) and cfg.get('model'):
@@ -103,8 +98,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def move_data_root(cfg: Config, new: str) -> None:
     """Move ``data_root`` and every other path of the config that lies below it.
 
-    A config is plain data by the time options are merged, so that setting its variable
-    ``data_root`` alone would not reach the datasets and evaluators that were made from it.
+    Datasets and evaluators hold copies of the root, which changing the variable would not reach.
     """
     old = cfg.get('data_root')
     if not old:
@@ -129,15 +123,7 @@ def move_data_root(cfg: Config, new: str) -> None:
 
 
 def restore_tuples(node: object, in_pipeline: bool = False) -> object:
-    """Turn lists of numbers in pipelines into tuples, which JSON lacks and mmcv's sizes have to be.
-
-    Args:
-        node: Part of a config; changed in place where it is a dict.
-        in_pipeline: Whether the part belongs to a pipeline.
-
-    Returns:
-        The part with tuples.
-    """
+    """Turn lists of numbers in pipelines into tuples: JSON has none, and mmcv's sizes must be."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key != 'prob':  # a probability per direction is a list
@@ -151,12 +137,9 @@ def restore_tuples(node: object, in_pipeline: bool = False) -> object:
 
 def fields_of_mmengine() -> set[str]:
     """Return the top-level fields of a config that the runners of mmengine read."""
-    sources = (inspect.getsource(inspect.getmodule(kind)) for kind in (Runner, FlexibleRunner))
-    return {
-        field
-        for source in sources
-        for field in re.findall(r"\bcfg(?:\.get\(|\[)\s*'(\w+)'", source)
-    }
+    modules = map(inspect.getmodule, (Runner, FlexibleRunner))
+    source = '\n'.join(map(inspect.getsource, modules))
+    return set(re.findall(r"\bcfg(?:\.get\(|\[)\s*'(\w+)'", source))
 
 
 def check_options(cfg: Config, options: dict) -> None:
@@ -190,14 +173,16 @@ def find_host(cfg: Config) -> str:
 
 
 def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
-    """Turn on the visualization hook of the host; each host spells it in its own way."""
+    """Turn on the visualization hook, whose arguments differ between the hosts."""
+    given = {key: getattr(args, key) for key in ('interval', 'wait_time')}
+    given = {key: value for key, value in given.items() if value is not None}
     if not (args.show or args.show_dir):
-        if args.interval is not None or args.wait_time is not None:
+        if given:
             raise UsageError(
-                '--interval and --wait-time belong to --show or --show-dir, got neither of them'
+                '--interval and --wait-time belong to --show or --show-dir, got neither'
             )
         return
-    if args.interval is not None and args.interval < 1:
+    if given.get('interval', 1) < 1:
         raise UsageError(f'--interval must be 1 or more, got {args.interval}')
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
@@ -205,30 +190,16 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
             '--show and --show-dir need default_hooks.visualization, got a config without it; '
             'add the host\'s hook, e.g. visualization=dict(type="DetVisualizationHook")'
         )
-    # as the user typed it; the hosts would put a relative path below work_dir/<timestamp>
+    # an absolute path, because the hosts put a relative one below work_dir/<timestamp>
     folder = osp.abspath(args.show_dir) if args.show_dir else None
-    hook.show = args.show
-    if args.interval is not None:
-        hook.interval = args.interval
-    if args.wait_time is not None:
-        hook.wait_time = args.wait_time
     host = find_host(cfg)
-    if host == 'mmpose':
-        hook.update(enable=True, out_dir=folder)
-    elif host == 'mmseg':
-        hook.draw = True
-    else:
-        hook.update(draw=True, test_out_dir=folder)
-    # where mmseg writes pictures, and every host those of validation
+    spelling = dict(mmpose=dict(enable=True, out_dir=folder), mmseg=dict(draw=True))
+    hook.update(given, show=args.show, **spelling.get(host, dict(draw=True, test_out_dir=folder)))
+    # where mmseg writes its pictures, and all hosts those of validation
     if folder and (host == 'mmseg' or not hasattr(args, 'checkpoint')):
         if cfg.get('visualizer') is None:
             raise UsageError('--show-dir needs the field visualizer, got a config without it')
         cfg.visualizer.save_dir = folder
-
-
-def build_runner(cfg: Config) -> Runner:
-    """Build the runner that ``runner_type`` names, or mmengine's own."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and what is said where it cannot."""
+"""Find the checkpoint that a run resumes from."""
 
 import os.path as osp
 import re
@@ -7,35 +7,36 @@ from pathlib import Path
 from _checks import read_checkpoint
 from _cli import UsageError, warn
 from mmengine.config import Config
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, find_latest_checkpoint
 
 
-def resume(cfg: Config, path: str) -> dict | None:
-    """Make the config go on from a checkpoint, or from the newest whole one ('auto').
-
-    Where there is none, the run starts as without ``--resume``: ``load_from`` counts.
+def resume(cfg: Config, path: str | None) -> dict | None:
+    """Set the fields by which the runner resumes from a checkpoint, if one is asked for.
 
     Args:
         cfg: The config; ``resume``, ``load_from`` and ``randomness`` change.
-        path: A checkpoint, or 'auto'.
+        path: A checkpoint, 'auto' for the newest whole one in the work directory, or None to do
+            as the config says. If there is no checkpoint, the run starts from ``load_from``.
 
     Returns:
-        The meta-information of the checkpoint; None if the run starts from the beginning or the
+        The meta-information of the checkpoint; None if the run does not resume, or if the
         checkpoint is a folder, which only the strategy that wrote it can read.
     """
+    if cfg.get('resume'):
+        path = path or cfg.get('load_from') or 'auto'
+    if not path:
+        return None
     if path == 'auto':
         path, meta = find_newest(cfg)
-    elif osp.isdir(path):
-        meta = None
     else:
-        meta = read_meta(path)
+        meta = None if osp.isdir(path) else read_meta(path)
     cfg.resume = path is not None
-    if path is None:
+    if not cfg.resume:
         warn(f'no checkpoint to resume in {cfg.work_dir!r}: training starts from the beginning')
         return None
     cfg.load_from = path
-    # The runner adopts the seed of the checkpoint only after it has built the sampler, which
-    # would then draw another order of the images than the interrupted run.
+    # The runner restores the seed only after it has built the sampler, which would then draw the
+    # images in another order than the interrupted run.
     cfg.randomness = dict(cfg.get('randomness') or {})
     if meta and cfg.randomness.get('seed') is None:
         cfg.randomness.seed = meta.get('seed')
@@ -43,7 +44,7 @@ def resume(cfg: Config, path: str) -> dict | None:
 
 
 def read_meta(path: str) -> dict:
-    """Return the meta-information of a checkpoint; raise unless training can go on from it."""
+    """Return the meta-information of a checkpoint; raise unless training can resume from it."""
     checkpoint = read_checkpoint(path)
     meta = checkpoint.get('meta') or {}
     if not {'epoch', 'iter'} <= meta.keys() or 'message_hub' not in checkpoint:
@@ -60,17 +61,17 @@ def find_newest(cfg: Config) -> tuple[str | None, dict | None]:
     folder = Path(cfg.work_dir)
     if hook.get('out_dir'):
         folder = Path(hook.out_dir, folder.resolve().name)
-    named = _last_saved(Path(cfg.work_dir), folder)
+    named = find_latest_checkpoint(cfg.work_dir)
     if named:
-        if osp.isdir(named):
-            return named, None
-        meta = _meta_or_warning(named)
-        if meta:
+        moved = folder / osp.basename(named)  # the work directory may have been moved since
+        named = str(moved) if moved.exists() else named
+        meta = None if osp.isdir(named) else _meta_or_warning(named)
+        if meta or osp.isdir(named):
             return named, meta
-    named_by_user = hook.get('filename_tmpl')
+    template = hook.get('filename_tmpl')
     found, broken = [], []
-    for template in (named_by_user,) if named_by_user else ('epoch_{}.pth', 'iter_{}.pth'):
-        for path in map(str, sorted(folder.glob(template.format('*')), key=_number, reverse=True)):
+    for pattern in (template,) if template else ('epoch_{}.pth', 'iter_{}.pth'):
+        for path in map(str, sorted(folder.glob(pattern.format('*')), key=_number, reverse=True)):
             meta = None if path == named else _meta_or_warning(path)
             if meta:
                 found.append((meta['iter'], path, meta))
@@ -88,30 +89,19 @@ def find_newest(cfg: Config) -> tuple[str | None, dict | None]:
     return path, meta
 
 
-def _last_saved(work_dir: Path, folder: Path) -> str | None:
-    """The checkpoint that was saved last, found again if the work directory was moved."""
-    try:
-        name = (work_dir / 'last_checkpoint').read_text().strip()
-    except FileNotFoundError:
-        return None
-    moved = folder / osp.basename(name)
-    return str(moved) if name and moved.exists() else name or None
-
-
 def _meta_or_warning(path: str) -> dict | None:
     try:
         return read_meta(path)
     except UsageError as error:
         warn(str(error))
-        return None
 
 
 def _number(path: Path) -> int:
-    return int((re.findall(r'\d+', path.stem) or [0])[-1])
+    return int([0, *re.findall(r'\d+', path.stem)][-1])
 
 
 def warn_of_position(loop: BaseLoop, path: str, meta: dict) -> None:
-    """Say so if a resumed run repeats iterations, or has none left."""
+    """Warn if a resumed run repeats iterations, or has none left."""
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     repeated = meta['iter'] - meta['epoch'] * len(loop.dataloader) if by_epoch else 0
     if 0 < repeated <= len(loop.dataloader):

@@ -1,9 +1,10 @@
-"""Checkpoints that survive a kill: the old file or the new one is always whole."""
+"""Checkpoints that survive a kill: either the old or the new file is always whole."""
 
+import copy
 import os
 import os.path as osp
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -14,12 +15,7 @@ class AtomicBackend(LocalBackend):
     """The local file system, where a file appears under its name once it is complete."""
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        """Write ``obj`` next to ``filepath`` and move it there.
-
-        Args:
-            obj: Data to be written.
-            filepath: Path to write to.
-        """
+        """Write ``obj`` to a temporary file next to ``filepath``, then rename it."""
         part = f'{filepath}.part'
         try:
             super().put(obj, part)
@@ -31,40 +27,26 @@ class AtomicBackend(LocalBackend):
 
 
 class SafeCheckpointHook(CheckpointHook):
-    """Delete an old checkpoint after the new one is written, and none of another run."""
+    """Delete old checkpoints of this run only, and only after the new one is written."""
 
     def _save_checkpoint_with_step(self, *args, **kwargs) -> None:
-        with self._deleting_last():
-            super()._save_checkpoint_with_step(*args, **kwargs)
+        self._delete_late(super()._save_checkpoint_with_step, *args, **kwargs)
 
     def _save_best_checkpoint(self, *args, **kwargs) -> None:
-        with self._deleting_last():
-            super()._save_best_checkpoint(*args, **kwargs)
+        self._delete_late(super()._save_best_checkpoint, *args, **kwargs)
 
-    @contextmanager
-    def _deleting_last(self) -> Iterator[None]:
-        backend, self.file_backend = self.file_backend, _LateRemoval(self.file_backend)
+    def _delete_late(self, save: Callable[..., None], *args, **kwargs) -> None:
+        backend, late = self.file_backend, []
+        self.file_backend = copy.copy(backend)
+        self.file_backend.remove = self.file_backend.rmtree = late.append
         try:
-            yield
-            late = self.file_backend.paths
+            save(*args, **kwargs)
         finally:
             self.file_backend = backend
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         kept = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
         for path in late:
-            # a resumed run remembers paths of the folder that it was copied or moved from
+            # a resumed run remembers paths in the folder that it was copied or moved from
             path = backend.join_path(self.out_dir, osp.basename(path))
             if path not in kept and backend.exists(path):
                 (backend.rmtree if backend.isdir(path) else backend.remove)(path)
-
-
-class _LateRemoval:
-    """A file backend that collects the paths to remove."""
-
-    def __init__(self, backend: LocalBackend) -> None:
-        self.backend = backend
-        self.paths: list[str] = []
-        self.remove = self.rmtree = self.paths.append
-
-    def __getattr__(self, name: str):
-        return getattr(self.backend, name)

@@ -3,106 +3,73 @@
 python tools/train.py CONFIG [--data-root DIR] [--work-dir DIR] [--resume] [--amp] ...
 torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch
 
-What differs from the hosts: options are merged before the other arguments, so that an argument
-wins; ``data_root`` is a real option; wrong files and checkpoints stop the run before it starts.
+Unlike in the hosts, the other arguments take precedence over --cfg-options, ``data_root`` moves all
+paths, and wrong files and checkpoints are refused before the run starts.
 """
 
 import argparse
 
-from _checks import (
-    CheckStepsHook,
-    StrictLoadHook,
-    build_loop,
-    check_amp,
-    check_files,
-    check_launcher,
-    check_parts,
-    read_checkpoint,
-)
-from _cli import UsageError, build_runner, load_config, make_parser, run, type_name
+from _checks import CheckStepsHook, build_runner, check_device, check_parts, read_checkpoint
+from _cli import UsageError, load_config, make_parser, run, type_name
 from _resume import resume, warn_of_position
 from _saving import SafeCheckpointHook
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser('Train a detector, a segmentor or a pose estimator')
     add = parser.add_argument
-    add(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the newest one in the work directory',
-    )
+    add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='default: the newest one')
     add('--amp', action='store_true', help='train in mixed precision (needs an accelerator)')
     add('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch')
     add('--no-validate', action='store_true', help='do not evaluate during training')
     return parser.parse_args()
 
 
-def use_amp(cfg: Config) -> None:
-    """Switch the plain optimizer wrapper to the one with automatic mixed precision."""
-    kind = type_name(cfg.optim_wrapper)
-    if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
-        raise UsageError(
-            f'--amp replaces an OptimWrapper, got optim_wrapper.type={kind!r}; '
-            'set up mixed precision in that wrapper instead'
-        )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-
-
-def scale_lr(cfg: Config) -> None:
-    """Let the runner scale the learning rate by batch size / base_batch_size."""
-    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise UsageError(
-            '--auto-scale-lr needs the batch size that the learning rate was chosen for, got a '
-            'config without it; add auto_scale_lr=dict(base_batch_size=GPUs * images per GPU)'
-        )
-    cfg.auto_scale_lr.enable = True
-
-
-def main() -> None:
-    """Make the config that the command line asks for, check what it needs, and train."""
-    args = parse_args()
-    cfg = load_config(args)
+def apply_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply --no-validate, --amp and --auto-scale-lr to the config, and check its parts."""
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     check_parts(cfg, 'train')
     if (args.show or args.show_dir) and cfg.get('val_dataloader') is None:
         raise UsageError('--show and --show-dir draw the validation, got a run without it')
     if args.amp:
-        use_amp(cfg)
-    check_amp(cfg)
-    check_launcher(cfg)
+        kind = type_name(cfg.optim_wrapper)
+        if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
+            raise UsageError(
+                f'--amp replaces an OptimWrapper, got optim_wrapper.type={kind!r}; set up mixed '
+                'precision in that wrapper instead'
+            )
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
-        scale_lr(cfg)
-    path, meta = args.resume, None
-    if cfg.get('resume') and not path:
-        path = cfg.get('load_from') or 'auto'
-    if path:
-        meta = resume(cfg, path)
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise UsageError(
+                '--auto-scale-lr needs the batch size that the learning rate was chosen for, got a '
+                'config without it; add auto_scale_lr=dict(base_batch_size=GPUs * images per GPU)'
+            )
+        cfg.auto_scale_lr.enable = True
+
+
+def main() -> None:
+    """Load the config, check it and its files, and train."""
+    args = parse_args()
+    cfg = load_config(args)
+    apply_options(cfg, args)
+    check_device(cfg, 'train')
+    meta = resume(cfg, args.resume)
     if cfg.get('load_from') and not cfg.get('resume'):
         read_checkpoint(cfg.load_from)
     elif args.may_differ and not cfg.get('load_from'):
         raise UsageError('--may-differ is about a checkpoint, got neither load_from nor --resume')
-    for split in ('train', 'val'):
-        check_files(cfg, split)
 
-    runner = build_runner(cfg)
-    # sharded strategies hold no complete model to compare with
-    if isinstance(runner, Runner):
-        runner.register_hook(StrictLoadHook(args.may_differ), 'VERY_LOW')
+    runner = build_runner(cfg, args.may_differ, 'train', 'val')
     runner.register_hook(CheckStepsHook())
     for hook in runner.hooks:
         if type(hook) is CheckpointHook:
             hook.__class__ = SafeCheckpointHook
-    for split in ('train', 'val'):
-        build_loop(runner, split)
     if meta:
         warn_of_position(runner.train_loop, cfg.load_from, meta)
     runner.train()

@@ -106,6 +106,23 @@ def test_refused_checkpoints(trained):
         trained.test(checkpoint=other)
 
 
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('layer.weight', [[float('nan')]], 'layer.weight: NaN or infinite values'),
+        ('bbox_head.bias', [float('inf')], 'bbox_head.bias: NaN or infinite values'),
+        ('steps', 2.5, 'steps: .*float32 .*int64'),
+    ],
+)
+def test_refused_values(trained, key, value, message):
+    path = trained.work_dir / 'epoch_2.pth'
+    state = read_checkpoint(path)['state_dict']
+    torch.save({**state, key: torch.tensor(value)}, path)
+    with pytest.raises(UsageError, match=message):
+        trained.test()
+    trained.test('--may-differ', key)
+
+
 def test_weights_of_data_parallel_training(trained):
     state = read_checkpoint(trained.work_dir / 'epoch_2.pth')['state_dict']
     path = trained.folder / 'parallel.pth'
