@@ -7,7 +7,7 @@
 | STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR``, ``STViTSwin``, ``STViTDeiT`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
-``custom_imports = dict(imports=['mmtoken'])`` in a config is all that a user adds. It also lets
+``custom_imports = dict(imports=['mmtoken'])`` is the only line that a config needs. It also lets
 torch's safe unpickler read the checkpoints that runners save.
 """
 

@@ -16,6 +16,7 @@ Biases, norms, activations, softmax, pooling, sorting and searching count 0.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -131,7 +132,6 @@ _OURS: dict[str, tuple[int, str | None, Callable[..., int]]] = {
     'native_layer_norm': (1, None, lambda _x: 0),
     'avg_pool2d': (1, None, lambda _x: 0),
 }
-_MATRIX_PRODUCTS = {'mm', 'addmm', 'bmm', 'baddbmm', '_scaled_mm'}
 
 
 class _Watch:
@@ -273,12 +273,9 @@ def stage_rows(model: nn.Module) -> dict[str, str]:
 
 
 def _row(name: str, rows: dict[str, str]) -> str:
-    parts = name.split('.')
-    for length in range(len(parts), 0, -1):
-        label = rows.get('.'.join(parts[:length]))
-        if label is not None:
-            return label
-    return OTHER
+    while name and name not in rows:
+        name = name.rpartition('.')[0]
+    return rows.get(name, OTHER)
 
 
 def _parameter_kind(module: nn.Module) -> str:
@@ -295,24 +292,17 @@ def count_parameters(
 ) -> dict[str, dict[str, int]]:
     """Number of parameters by row and kind of layer; shared ones count once."""
     rows = stage_rows(model) if rows is None else rows
-    counts: dict[str, dict[str, int]] = {label: {} for label in rows.values()}
-    seen: set[int] = set()
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            kinds = counts.setdefault(_row(name, rows), {})
-            kind = _parameter_kind(module)
-            kinds[kind] = kinds.get(kind, 0) + parameter.numel()
+    counts: dict[str, dict[str, int]] = {label: Counter() for label in rows.values()}
+    for key, parameter in model.named_parameters():
+        name = key.rpartition('.')[0]
+        kinds = counts.setdefault(_row(name, rows), Counter())
+        kinds[_parameter_kind(model.get_submodule(name))] += parameter.numel()
     return {label: kinds for label, kinds in counts.items() if kinds}
 
 
 @torch.no_grad()
 def count_complexity(
-    model: nn.Module,
-    run: Callable[[], Any],
-    rows: dict[str, str] | None = None,
+    model: nn.Module, run: Callable[[], Any], rows: dict[str, str] | None = None
 ) -> Complexity:
     """Count the operations of ``model`` during one call of ``run``.
 
@@ -346,11 +336,11 @@ def sum_by_row(
 ) -> dict[str, dict[str, int]]:
     """Row to kind to multiply-adds; rows with neither operations nor parameters are left out."""
     rows = stage_rows(model) if rows is None else rows
-    macs: dict[str, dict[str, int]] = {label: {} for label in rows.values()}
+    macs: dict[str, dict[str, int]] = {label: Counter() for label in rows.values()}
     for operation in operations:
         if operation.kind is not None:
-            kinds = macs.setdefault(_row(operation.module, rows), {})
-            kinds[operation.kind] = kinds.get(operation.kind, 0) + operation.macs
+            kinds = macs.setdefault(_row(operation.module, rows), Counter())
+            kinds[operation.kind] += operation.macs
     return {label: kinds for label, kinds in macs.items() if kinds or label in params}
 
 
@@ -396,11 +386,8 @@ def format_table(complexity: Complexity) -> str:
     lines.append(_line('total', {'': complexity.total_params}, sums, total))
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     text = [
-        '  '.join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in lines
+        '  '.join([label.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+        for label, *cells in lines
     ]
     rule = '-' * len(text[0])
     return '\n'.join([text[0], rule, *text[1:-1], rule, text[-1]])

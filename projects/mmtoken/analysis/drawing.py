@@ -74,12 +74,8 @@ def region_hues(labels: np.ndarray, means: np.ndarray) -> np.ndarray:
         ``(K,)``.
     """
     count = int(labels.max()) + 1
-    pairs = np.concatenate(
-        [
-            np.stack([labels[:, 1:], labels[:, :-1]], -1).reshape(-1, 2),
-            np.stack([labels[1:], labels[:-1]], -1).reshape(-1, 2),
-        ]
-    )
+    adjacent = (labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1])
+    pairs = np.concatenate([np.stack(pair, -1).reshape(-1, 2) for pair in adjacent])
     pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
     neighbors: list[set[int]] = [set() for _ in range(count)]
     for a, b in pairs.tolist():
@@ -161,7 +157,7 @@ def draw_regions(
     brightness = means.max(-1) / 255
     value = 0.45 + 0.55 * brightness  # dark regions stay darker than light ones
     hsv = np.stack([region_hues(labels, means), np.full(count, 0.85), value], -1)
-    # a region that fills much of the picture is told apart by its neighbours' hues
+    # a large region needs little tint: the hues of its neighbours distinguish it
     area = np.bincount(labels.ravel())[:, None] / labels.size
     share = tint * strength * (1 - 0.8 * area)
     fills = (1 - share) * means + share * 255 * hsv_to_rgb(hsv)

@@ -7,10 +7,11 @@ Medians and quartiles are robust to interruptions, which only add time.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,20 +165,11 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
         call()
         _synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with _silent_profiler() as profiler:
-        call()
-    held = peak = 0
-    for event in _memory_events(profiler):
-        held += event
-        peak = max(peak, held)
-    return peak
-
-
-@contextlib.contextmanager
-def _silent_profiler() -> Iterator[profile]:
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it writes about missing GPUs otherwise
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
-        yield found
+    cpu = [ProfilerActivity.CPU]
+    with profile(activities=cpu, profile_memory=True, acc_events=True) as profiler:
+        call()
+    return max(itertools.accumulate(_memory_events(profiler), initial=0))
 
 
 def _memory_events(profiler: profile) -> list[int]:

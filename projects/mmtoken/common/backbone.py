@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .checks import HW, check_bool, check_image, check_int
 from .memory import recompute
 from .recorder import start_forward
-from .strict_load import StrictInitModule
+from .strict_load import State, StrictInitModule
 
 
 def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[str]) -> dict:
@@ -185,9 +185,7 @@ class Backbone(StrictInitModule):
         """Names of the modules of a stage, counted from 1, whether it is built or not."""
         return []
 
-    def prepare_state_dict(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def prepare_state_dict(self, state: State) -> tuple[State, tuple[str, ...]]:
         """Drop the stages that are not built from a checkpoint."""
         absent = [
             name

@@ -66,6 +66,13 @@ def check_length(name: str, value: object, length: int, what: str) -> None:
         )
 
 
+def check_ints(name: str, values: object, length: int, what: str, low: int = 1) -> None:
+    """Raise unless ``values`` has one whole number of at least ``low`` per ``what``."""
+    check_length(name, values, length, what)
+    for value in values:
+        check_int(name, value, low)
+
+
 def check_divides(heads_name: str, num_heads: int, dim_name: str, dim: int) -> None:
     """Raise unless both are positive whole numbers and ``num_heads`` divides ``dim``."""
     check_int(heads_name, num_heads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -113,6 +113,8 @@ _OPEN: list[TokenRecorder] = []
 
 def _active() -> TokenRecorder | None:
     """The innermost recorder whose model runs in this thread."""
+    if not _OPEN:
+        return None
     return next((recorder for recorder in reversed(_OPEN) if recorder.runs_here()), None)
 
 
@@ -129,34 +131,32 @@ def _detach(value: Any) -> Any:
 
 def start_forward() -> None:
     """Start the record of a forward pass; backbones call it first."""
-    recorder = _active() if _OPEN else None
+    recorder = _active()
     if recorder is not None:
         recorder.forwards.append(ForwardRecord())
 
 
 def is_recording() -> bool:
     """Whether a recorder is active."""
-    return bool(_OPEN) and _active() is not None
+    return _active() is not None
 
 
 def is_recording_attention() -> bool:
     """Whether attention has to take the explicit path for an active recorder."""
-    if not _OPEN:
-        return False
     recorder = _active()
     return recorder is not None and recorder.collects_attention
 
 
 def record(value: Record) -> None:
     """Add a record, detached, to the forward pass that runs; without a recorder, do nothing."""
-    recorder = _active() if _OPEN else None
+    recorder = _active()
     if recorder is not None:
         recorder.current().records.append(_detach(value))
 
 
 def record_attention(weights: Tensor) -> None:
     """Add attention weights ``(B, h, N, M)`` under the name of the running module."""
-    recorder = _active() if _OPEN else None
+    recorder = _active()
     if recorder is None or not recorder.collects_attention:
         return
     name = recorder.path[-1]
@@ -167,7 +167,7 @@ def record_attention(weights: Tensor) -> None:
 
 def last_attention() -> Tensor | None:
     """The weights recorded last; None if no attention is collected."""
-    recorder = _active() if _OPEN else None
+    recorder = _active()
     weights = recorder.current().attention if recorder is not None else {}
     return next(reversed(weights.values()), None)
 
@@ -189,18 +189,12 @@ def record_tokens(model: nn.Module, attention: bool = True) -> Iterator[TokenRec
         >>> [type(record).__name__ for record in rec.records]
     """
     recorder = TokenRecorder(attention)
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(lambda *_unused, name=name: recorder.enter(name))
-        )
-        handles.append(
-            module.register_forward_hook(lambda *_unused: recorder.leave(), always_call=True)
-        )
-    _OPEN.append(recorder)
-    try:
+    with ExitStack() as stack:  # leaving it removes the hooks
+        for name, module in model.named_modules():
+            before = module.register_forward_pre_hook(lambda *_, name=name: recorder.enter(name))
+            after = module.register_forward_hook(lambda *_: recorder.leave(), always_call=True)
+            stack.enter_context(before)
+            stack.enter_context(after)
+        _OPEN.append(recorder)
+        stack.callback(_OPEN.remove, recorder)
         yield recorder
-    finally:
-        _OPEN.remove(recorder)
-        for handle in handles:
-            handle.remove()

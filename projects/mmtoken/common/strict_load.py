@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .conventions import Convention, convert_keys
 from .weights import read_state_dict
 
+State = dict[str, Tensor]  # tensors by name
 OPTIONS = ('prefix', 'reinitialize', 'ignore')  # of init_cfg, next to type and checkpoint
 
 
@@ -108,8 +109,8 @@ def _prefix_hint(own: Iterable[str], given: Iterable[str]) -> str:
 
 
 def _prepare(
-    model: nn.Module, state: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    model: nn.Module, state: State
+) -> tuple[State, tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return the tensors by the model's names; the names converted, resized and dropped."""
     renamed, converted = convert_keys(state, getattr(model, 'conventions', ()))
     state, resized = renamed, ()
@@ -121,7 +122,7 @@ def _prepare(
 
 def load_state_dict_strict(
     model: nn.Module,
-    state: dict[str, Tensor],
+    state: State,
     *,
     source: str = 'the state dict',
     reinitialize: str | Sequence[str] = (),
@@ -199,21 +200,19 @@ class StrictInitModule(BaseModule):
     """A registered module whose ``init_cfg=dict(type='Pretrained', ...)`` loads strictly.
 
     The constructor sets all initial values, so ``init_weights``, which a Runner calls before it
-    trains, never undoes a load by hand. ``load_state_dict`` converts and prepares keys as well.
+    trains, never overwrites loaded weights. ``load_state_dict`` converts and prepares keys as well.
     """
 
     conventions: tuple[Convention, ...] = ()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: State, prefix: str, *args: Any) -> None:
         """Convert the keys of this module within a larger state dict, in place."""
         own = [key for key in state_dict if key.startswith(prefix)]
         state, *_ = _prepare(self, {key.removeprefix(prefix): state_dict.pop(key) for key in own})
         state_dict.update({prefix + key: value for key, value in state.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def prepare_state_dict(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def prepare_state_dict(self, state: State) -> tuple[State, tuple[str, ...]]:
         """Drop or resize known tensors.
 
         Args:

@@ -73,10 +73,9 @@ class PatchToClusterAttention(nn.Module):
         if self.clustering is not None:
             assign = assign_patches(self.clustering(x, hw))
         keys = x if self.pool is None else self.cluster_norm(self.pool(assign, x))
+        q, k, v = self.q(x), self.k(keys), self.v(keys)
         dropout = self.attn_drop if self.training else 0.0
-        out = multi_head_attention(
-            self.q(x), self.k(keys), self.v(keys), self.num_heads, dropout=dropout
-        )
+        out = multi_head_attention(q, k, v, self.num_heads, dropout=dropout)
         return self.proj_drop(self.proj(out)), assign
 
     def extra_repr(self) -> str:

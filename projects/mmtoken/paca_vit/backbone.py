@@ -14,6 +14,7 @@ from ..common.backbone import Backbone, resolve_arch
 from ..common.checks import HW, check_choice, check_divides, check_int, check_length, check_range
 from ..common.layers import drop_path_rates, init_vit_weights, to_map
 from ..common.recorder import record
+from ..common.strict_load import State
 from .attention import NORM_EPS
 from .clustering import CLUSTERINGS
 from .layers import PaCaBlock, StridedEmbed, check_batch_statistics
@@ -109,8 +110,8 @@ class PaCaViT(Backbone):
         dims, depths = tuple(spec['embed_dims']), tuple(spec['depths'])
         built = max(self.out_indices) + 1
         self.num_clusters = tuple(num_clusters)[:built]
-        self.out_channels = tuple(dims[i] for i in self.out_indices)
-        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
+        self.out_channels = self.select(dims)
+        self.out_strides = self.select(STRIDES)
         rates = drop_path_rates(drop_path_rate, depths)
 
         self.patch_embed = StridedEmbed(in_channels, dims[0] // 2, dims[0])
@@ -195,9 +196,7 @@ class PaCaViT(Backbone):
         """Role to module names, for learning rates; see ``mmtoken.paca_vit.optimizer``."""
         return {'final_clustering': self.final_clustering_layers()}
 
-    def prepare_state_dict(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def prepare_state_dict(self, state: State) -> tuple[State, tuple[str, ...]]:
         """Drop stages that are not built, and add the fixed blur filter if it is missing."""
         kept, ignored = super().prepare_state_dict(state)
         for name, buffer in self.named_buffers():

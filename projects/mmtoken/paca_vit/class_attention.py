@@ -37,9 +37,8 @@ def project_levels(levels: Sequence[Tensor], weight: Tensor) -> Tensor:
     parts = weight.split([level.shape[1] for level in levels], dim=1)
     out = F.conv2d(levels[0], parts[0])
     for level, part in zip(levels[1:], parts[1:]):
-        out = out + F.interpolate(
-            F.conv2d(level, part), size=hw, mode='bilinear', align_corners=False
-        )
+        coarse = F.conv2d(level, part)
+        out = out + F.interpolate(coarse, size=hw, mode='bilinear', align_corners=False)
     return out
 
 

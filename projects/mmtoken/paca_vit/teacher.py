@@ -55,9 +55,8 @@ class BlurConv(nn.Module):
         super().__init__()
         row = torch.tensor([1.0, 2.0, 1.0])
         # persistent, because released checkpoints contain it
-        self.register_buffer(
-            'blur_filter', (row[:, None] * row / 16).expand(in_dim, 1, 3, 3).clone()
-        )
+        blur = (row[:, None] * row / 16).expand(in_dim, 1, 3, 3).clone()
+        self.register_buffer('blur_filter', blur)
         self.conv = nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

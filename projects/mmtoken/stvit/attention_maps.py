@@ -33,9 +33,8 @@ def neighborhood_attention(weights: Tensor, near: Neighborhood) -> Tensor:
             top, left = row * size, col * size
             canvas[:, row, col, :, top : top + kernel, left : left + kernel] = squares[:, row, col]
     start = reach // 2
-    inside = canvas[
-        ..., start : start + geometry.hw[0], start : start + geometry.hw[1]
-    ]  # B down across s*s H W
+    rows, cols = (slice(start, start + side) for side in geometry.hw)
+    inside = canvas[..., rows, cols]  # B down across s*s H W
     return _by_semantic_token(inside.flatten(4).flatten(0, 2), geometry)
 
 

@@ -114,9 +114,8 @@ def visible_keys(
 
 def hide(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the bias on logits: 0 where ``visible``, minus infinity elsewhere."""
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(
-        ~visible, -torch.inf
-    )
+    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return bias.masked_fill(~visible, -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -296,9 +295,8 @@ def _spans(
         own = torch.arange(patches.start, patches.stop, device=device)[:, None] // w * s - reach
         keys = torch.arange(tokens.start, tokens.stop, device=device)
         sees = (keys >= own) & (keys < own + kernel)
-        spans.append(
-            _Span(patches, tokens, sees, low[1] <= tokens.start and high[0] >= tokens.stop)
-        )
+        sees_all = low[1] <= tokens.start and high[0] >= tokens.stop
+        spans.append(_Span(patches, tokens, sees, sees_all))
     return spans
 
 
@@ -330,9 +328,8 @@ def plan_recovery(
     visible, outside = visible_keys(geometry, 'semantic', mask, device)
     if kernel is None:
         kernel, outside, tile = 2 * max(geometry.semantic_hw), False, None
-    down, across = (
-        _spans(geometry, axis, kernel, tile or max(geometry.grid), device) for axis in (0, 1)
-    )
+    size = tile or max(geometry.grid)
+    down, across = (_spans(geometry, axis, kernel, size, device) for axis in (0, 1))
     tiles = []
     for rows in down:
         for cols in across:

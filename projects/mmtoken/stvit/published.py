@@ -41,15 +41,6 @@ def applies_to(module: nn.Module) -> bool:
 def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Operation]]]:
     """Yield a function from the counted operations to those of the authors' formulation."""
     calls: dict[str, list[tuple[int, HW]]] = {}  # batch and map of each call of a stage
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, SemanticStage):
-            seen = calls.setdefault(name, [])
-            handles.append(
-                module.register_forward_hook(
-                    lambda _module, _args, out, seen=seen: seen.append((out[0].shape[0], out[1]))
-                )
-            )
 
     def rewrite(operations: list[Operation]) -> list[Operation]:
         for name, module in model.named_modules():
@@ -59,11 +50,15 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
                 operations = _with_projected_copies(operations, name, module, calls[name])
         return operations
 
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, SemanticStage):
+                seen = calls.setdefault(name, [])
+                hook = module.register_forward_hook(
+                    lambda _module, _args, out, seen=seen: seen.append((len(out[0]), out[1]))
+                )
+                hooks.enter_context(hook)
         yield rewrite
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _with_projected_padding(operations: list[Operation], attention: str) -> list[Operation]:

@@ -278,7 +278,7 @@ def refine(
     if kernel is None:
         context = torch.cat((s, x), 1)
         if center is not None:
-            s = s + resize_center(center, geometry)
+            s = s + resize_center(center, geometry.semantic_hw)
         added = F.pad(hidden_tokens(geometry, mask, x), (0, x.shape[1]))
         q, kv, _ = _project(block, s, context)
         out = attend_to_all(q, kv, heads, added)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..common.checks import check_divides
+from ..common.checks import HW, check_divides
 from ..common.layers import DropPath, Mlp
 from ..common.windows import merge_windows, pad_to_windows, partition_windows, window_grid
 from .attend import attend_all, attend_crops, attend_neighborhood, attend_tiles
@@ -33,8 +33,8 @@ def pool_windows(x: Tensor, geometry: Geometry, ignore_padding: bool = False) ->
     Args:
         x: ``(B, H, W, C)`` patches.
         geometry: Sizes.
-        ignore_padding: Leave padding out; otherwise it counts as zeros, as released. The maximum
-            of nothing but padding is zero either way.
+        ignore_padding: Leave padding out; otherwise it counts as zeros, as released. A part
+            that is all padding gives zero either way.
 
     Returns:
         ``(B, s * K_down, s * K_across, C)``.
@@ -200,7 +200,7 @@ class RefineStep(SemanticBlock):
             return patches, self.feed_forward(semantic + out)
         context = torch.cat((semantic, patches), 1)
         if center is not None:
-            semantic = semantic + resize_center(center, plan.geometry)
+            semantic = semantic + resize_center(center, plan.geometry.semantic_hw)
         bias = plan.semantic_bias
         if bias is not None:
             bias = F.pad(bias.flatten(), (0, patches.shape[1]))
@@ -245,11 +245,11 @@ class RecoverStep(SemanticBlock):
         return self.feed_forward(patches + out.flatten(1, 2)), None
 
 
-def resize_center(center: Tensor, geometry: Geometry) -> Tensor:
-    """Resize a global centre ``(1, side * side, C)`` to the semantic tokens, ``(1, S, C)``."""
+def resize_center(center: Tensor, hw: HW) -> Tensor:
+    """Resize a learned square map ``(1, side * side, C)`` to ``hw``, ``(1, H * W, C)``."""
     side = math.isqrt(int(center.shape[1]))
-    if (side, side) == geometry.semantic_hw:
+    if (side, side) == hw:
         return center
     grid = center.transpose(1, 2).unflatten(2, (side, side))
-    grid = F.interpolate(grid, geometry.semantic_hw, mode='bicubic', align_corners=False)
+    grid = F.interpolate(grid, hw, mode='bicubic', align_corners=False)
     return grid.flatten(2).transpose(1, 2)

@@ -25,15 +25,11 @@ from ..common.attention import multi_head_attention
 from ..common.backbone import Backbone, resolve_arch
 from ..common.checks import HW, check_bool, check_divides, check_int, check_length
 from ..common.layers import DropPath, Mlp, drop_path_rates, to_map, to_tokens
-from ..common.recorder import (
-    is_recording_attention,
-    last_attention,
-    record,
-)
+from ..common.recorder import is_recording_attention, last_attention, record
 from .attend import attend_all
 from .maps import SemanticUnit
 from .plan import Geometry, Plan, describe
-from .steps import RefineStep, SemanticBlock
+from .steps import RefineStep, SemanticBlock, resize_center
 from .swin import MLP_RATIO, init_swin_weights
 
 ARCHS = {
@@ -266,8 +262,4 @@ class STViTDeiT(Backbone):
 
     def _positions(self, hw: HW) -> Tensor:
         """Position embeddings for a map of ``hw``, ``(1, N, C)``."""
-        if hw == (TRAINED_GRID, TRAINED_GRID):
-            return self.pos_embed
-        grid = self.pos_embed.transpose(1, 2).unflatten(2, (TRAINED_GRID, TRAINED_GRID))
-        grid = F.interpolate(grid, hw, mode='bicubic', align_corners=False)
-        return grid.flatten(2).transpose(1, 2)
+        return resize_center(self.pos_embed, hw)

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..common.backbone import resolve_arch
-from ..common.checks import check_bool, check_choice, check_int, check_length
+from ..common.checks import check_bool, check_choice, check_int, check_ints
 from .plan import MASKS
 from .stage import FLAVOURS, UNIT, SemanticStage, SwinStage
 from .swin import NUM_STAGES, SEMANTIC_STAGE, Pyramid, init_swin_weights
@@ -91,16 +91,8 @@ class STViTR(Pyramid):
         init_cfg: dict | None = None,
     ) -> None:
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
-        super().__init__(
-            spec,
-            in_channels=in_channels,
-            drop_path_rate=drop_path_rate,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        shared = (out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        super().__init__(spec, in_channels, drop_path_rate, *shared)
         check_choice('flavour', flavour, FLAVOURS)
         check_choice('mask', mask, MASKS)
         check_bool('use_global_center', use_global_center)
@@ -178,9 +170,7 @@ def _check_windows(
             'semantic_window must be in [1, window_size], got '
             f'{semantic_window=} and {window_size=}; 3 and 7 are published'
         )
-    check_length('key_windows', key_windows, 3, 'step (generate, refine, recover)')
-    for key_window in key_windows:
-        check_int('key_windows', key_window)
+    check_ints('key_windows', key_windows, 3, 'step (generate, refine, recover)')
     least = (window_size, window_size, semantic_window)
     if any(key < own for key, own in zip(key_windows, least)):
         raise ValueError(

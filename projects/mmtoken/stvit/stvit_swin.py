@@ -81,16 +81,8 @@ class STViTSwin(Pyramid):
         init_cfg: dict | None = None,
     ) -> None:
         spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
-        super().__init__(
-            spec,
-            in_channels=in_channels,
-            drop_path_rate=drop_path_rate,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        shared = (out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        super().__init__(spec, in_channels, drop_path_rate, *shared)
         check_choice('mask', mask, [kind for kind in MASKS if kind != 'released'])
         check_bool('stgm_residual', stgm_residual)
         check_bool('use_global_center', use_global_center)

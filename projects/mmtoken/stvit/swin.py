@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from ..common.attention import multi_head_attention
 from ..common.backbone import Backbone
-from ..common.checks import HW, check_divides, check_int, check_length
+from ..common.checks import HW, check_divides, check_int, check_ints, check_length
 from ..common.layers import DropPath, Mlp, drop_path_rates, to_map, to_tokens
 from ..common.memory import map_chunks
+from ..common.strict_load import State
 from ..common.windows import cut_windows, join_windows, pad_to_windows, window_padding
 from .plan import Windows
 
@@ -213,13 +214,12 @@ class Pyramid(Backbone):
     ) -> None:
         super().__init__(NUM_STAGES, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         check_int('in_channels', in_channels)
-        for name in ('depths', 'num_heads'):
-            check_length(name, spec[name], NUM_STAGES, 'stage')
+        check_ints('depths', spec['depths'], NUM_STAGES, 'stage', low=0)
+        check_length('num_heads', spec['num_heads'], NUM_STAGES, 'stage')
         dims, depths = stage_dims(spec['embed_dims']), tuple(spec['depths'])
         heads = tuple(spec['num_heads'])
-        for num_heads, dim, depth in zip(heads, dims, depths):
+        for num_heads, dim in zip(heads, dims):
             check_divides('num_heads', num_heads, 'embed_dims', dim)
-            check_int('depths', depth, 0)
         self.in_channels = in_channels
         self.out_channels = self.select(dims)
         self.out_strides = self.select(STRIDES)
@@ -253,9 +253,7 @@ class Pyramid(Backbone):
         names = [f'layers.{index}.blocks', f'layers.{index}.semantic_token2', self.norm_name(index)]
         return names if index == 0 else [f'layers.{index - 1}.downsample', *names]
 
-    def prepare_state_dict(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def prepare_state_dict(self, state: State) -> tuple[State, tuple[str, ...]]:
         """Drop stages that are not built and norms of stages that are not returned."""
         kept, resized = super().prepare_state_dict(state)
         unused = {self.norm_name(i) for i in range(NUM_STAGES) if i not in self.out_indices}

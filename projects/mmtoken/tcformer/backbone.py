@@ -18,6 +18,7 @@ from ..common.checks import (
     check_choice,
     check_divides,
     check_int,
+    check_ints,
     check_length,
     check_range,
 )
@@ -113,17 +114,27 @@ class TCFormer(Backbone):
         check_bool('qkv_bias', qkv_bias)
         check_range('patch_norm_eps', patch_norm_eps, 0.0, 1.0, '()')
         check_choice('out_type', out_type, ('tokens', 'maps'))
-        self._check(spec, sample_ratios, num_neighbors, local_parts, density_noise)
-        for name, rate in (('drop_rate', drop_rate), ('attn_drop_rate', attn_drop_rate)):
-            check_range(name, rate, 0.0, 1.0)
+        for name, values in spec.items():
+            check_ints(name, values, NUM_STAGES, 'stage')
+        for heads, dim in zip(spec['num_heads'], spec['embed_dims']):
+            check_divides('num_heads', heads, 'embed_dims', dim)
+        check_length('sample_ratios', sample_ratios, NUM_STAGES - 1, 'transition')
+        for ratio in sample_ratios:
+            check_range('sample_ratios', ratio, 0.0, 1.0, '(]')
+        check_int('num_neighbors', num_neighbors)
+        check_range('density_noise', density_noise, 0.0)
+        if local_parts is not None:
+            _check_parts(local_parts)
+        check_range('drop_rate', drop_rate, 0.0, 1.0)
+        check_range('attn_drop_rate', attn_drop_rate, 0.0, 1.0)
         self.out_type = out_type
         self.in_channels = in_channels
         dims, depths = tuple(spec['embed_dims']), tuple(spec['depths'])
         built = max(self.out_indices) + 1
         rates = drop_path_rates(drop_path_rate, depths)
         strides = (4, 8, 16, 32)
-        self.out_channels = tuple(dims[i] for i in self.out_indices)
-        self.out_strides = tuple(strides[i] for i in self.out_indices)
+        self.out_channels = self.select(dims)
+        self.out_strides = self.select(strides)
         # the map of each stage must hold at least one sr x sr window
         self.min_side_reason = 'from sr_ratios'
         self.min_side = max(
@@ -166,37 +177,6 @@ class TCFormer(Backbone):
         self.apply(init_vit_weights)
         self.finish()
 
-    @staticmethod
-    def _check(
-        spec: dict,
-        sample_ratios: Sequence[float],
-        num_neighbors: int,
-        local_parts: Sequence[int] | None,
-        density_noise: float,
-    ) -> None:
-        """Raise unless the arguments fit together."""
-        for name, values in spec.items():
-            check_length(name, values, NUM_STAGES, 'stage')
-            for value in values:
-                check_int(name, value)
-        for heads, dim in zip(spec['num_heads'], spec['embed_dims']):
-            check_divides('num_heads', heads, 'embed_dims', dim)
-        check_length('sample_ratios', sample_ratios, NUM_STAGES - 1, 'transition')
-        for ratio in sample_ratios:
-            check_range('sample_ratios', ratio, 0.0, 1.0, '(]')
-        check_int('num_neighbors', num_neighbors)
-        check_range('density_noise', density_noise, 0.0)
-        if local_parts is not None:
-            check_length('local_parts', local_parts, NUM_STAGES - 1, 'transition')
-            for parts in local_parts:
-                check_int('local_parts', parts)
-            pairs = itertools.pairwise(local_parts)
-            if any(fine % coarse for fine, coarse in pairs):
-                raise ValueError(
-                    'each entry of local_parts must be divisible by the next, got '
-                    f'{tuple(local_parts)}; for example (4, 2, 1)'
-                )
-
     def run_stages(self, image: Tensor) -> list[TokenSet]:
         """Return the token set of each stage."""
         tokens = TokenSet.from_map(self.patch_embed1(image))
@@ -226,3 +206,12 @@ class TCFormer(Backbone):
         """Names of the modules of a stage, counted from 1."""
         names = [f'block{stage}', f'norm{stage}']
         return names if stage == 1 else [f'ctm{stage - 1}', *names]
+
+
+def _check_parts(local_parts: Sequence[int]) -> None:
+    check_ints('local_parts', local_parts, NUM_STAGES - 1, 'transition')
+    if any(fine % coarse for fine, coarse in itertools.pairwise(local_parts)):
+        raise ValueError(
+            f'each entry of local_parts must be divisible by the next, got {tuple(local_parts)}; '
+            'for example (4, 2, 1)'
+        )

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..common.backbone import as_maps
 from ..common.checks import check_choice, check_divides, check_length
 from ..common.layers import drop_path_rates, init_vit_weights
-from ..common.strict_load import StrictInitModule
+from ..common.strict_load import State, StrictInitModule
 from .layers import REDUCTIONS, TokenBlock
 from .tokens import TokenSet, interpolate_tokens, tokens_to_map
 
@@ -178,7 +178,7 @@ class MTA(StrictInitModule):
         tokens = [
             # a 1x1 convolution on tokens is a linear map
             level.with_x(F.linear(level.x, lateral.conv.weight.flatten(1), lateral.conv.bias))
-            for level, lateral in zip(self._used(inputs), self.lateral_convs)
+            for level, lateral in zip((inputs[i] for i in self.levels), self.lateral_convs)
         ]
         context = tokens[-1]  # keys are averaged over its clusters; its features are not read
         for i in range(len(tokens) - 2, -1, -1):
@@ -187,9 +187,6 @@ class MTA(StrictInitModule):
         maps = [tokens_to_map(level) for level in tokens]
         self._add_extra_maps(maps, inputs[self.levels[-1]])
         return as_maps(maps[level] for level in self.out_levels)
-
-    def _used(self, inputs: Sequence[TokenSet]) -> list[TokenSet]:
-        return [inputs[level] for level in self.levels]
 
     def _add_extra_maps(self, maps: list[Tensor], last_input: TokenSet) -> None:
         source = tokens_to_map(last_input) if self.extra_source == 'on_input' else maps[-1]
@@ -215,9 +212,7 @@ class MTA(StrictInitModule):
                 "to the backbone's out_channels"
             )
 
-    def prepare_state_dict(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def prepare_state_dict(self, state: State) -> tuple[State, tuple[str, ...]]:
         """Drop the unused extra convolutions that mmpose 0.x built and saved."""
         keep = tuple(f'extra_convs.{i}.' for i in range(len(self.extra_convs)))
         return {

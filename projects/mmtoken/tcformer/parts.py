@@ -103,11 +103,7 @@ def run_parts(num_tokens: int, num_parts: int, device: torch.device) -> Parts:
 
 @torch.no_grad()
 def cluster_by_parts(
-    x: Tensor,
-    parts: Parts,
-    num_clusters: int,
-    num_neighbors: int = 5,
-    density_noise: float = 0.0,
+    x: Tensor, parts: Parts, num_clusters: int, num_neighbors: int = 5, density_noise: float = 0.0
 ) -> Clustering:
     """DPC-kNN inside each part: O(N^2 / P) instead of O(N^2), and clusters stay local.
 

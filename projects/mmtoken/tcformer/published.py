@@ -14,14 +14,15 @@ channels, N0 grid cells, k neighbours):
                 first CTM and for the keys and the result of MTA's finest level
 
 These rules are inferred, not copied: published are only the sums, and every one of them comes
-out in both decimals. N^2 next to N^2 C follows from the figures for local clustering. Terms below
-0.1 % (bias, pool, k N, N C, the exceptions for the grid) are not told apart by the sums.
+out in both decimals. N^2 next to N^2 C follows from the figures for local clustering. The sums
+do not determine terms below 0.1 % (bias, pool, k N, N C, the exceptions for the grid).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import prod
 
 from torch import nn
@@ -34,9 +35,7 @@ from .mta_neck import MTA
 
 Entry = tuple[str, str, int]  # module, kind, multiply-adds
 OP = 'published'  # name of the operations that the formulas add
-INDEX_COST = 4  # per grid cell of a transform, besides its channels
-
-
+INDEX_COST = 4  # per grid cell of a transform, in addition to its channels
 RULES = (
     'TCFormer: inferred from the published sums: biases of convolutions, 2 per normalised number, '
     'N^2 (C + 1) + k N + N C per clustering, N0 (C + 4) per token transform, too few keys in the '
@@ -81,8 +80,19 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
             Operation((name,), OP, kind, macs, sizes=(), out_size=()) for name, kind, macs in found
         ]
 
-    with _formulas_attached(model, entries):
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            for kind, formula in _FORMULAS.items():
+                if isinstance(module, kind):
+                    hook = partial(_add_entries, entries, formula, name)
+                    hooks.enter_context(module.register_forward_pre_hook(hook))
         yield rewrite
+
+
+def _add_entries(
+    entries: list[Entry], formula: Callable, name: str, module: nn.Module, args: tuple
+) -> None:
+    entries.extend(formula(name, module, args))
 
 
 def _layer_entries(operation: Operation) -> Iterator[Entry]:
@@ -117,8 +127,9 @@ def _conv_entries(name: str, module: TokenConv, args: tuple) -> Iterator[Entry]:
         yield name, 'transforms', prod(tokens.init_hw) * (channels + 2 * INDEX_COST)
 
 
-def _key_entries(name: str, module: TokenAttention, args: tuple, in_neck: bool) -> Iterator[Entry]:
-    key = args[1]
+def _key_entries(name: str, module: TokenAttention, args: tuple) -> Iterator[Entry]:
+    _query, key, _score, context = args
+    in_neck = context is not None  # only MTA passes one
     on_map = module.sr_ratio > 1 and (in_neck or not key.on_grid)
     if on_map or module.reduction == 'cluster':
         yield name, 'transforms', prod(key.init_hw) * (key.x.shape[-1] + INDEX_COST)
@@ -132,34 +143,9 @@ def _neck_entries(name: str, module: MTA, args: tuple) -> Iterator[Entry]:
     yield name, 'conv', sum(level.num_tokens for level in tokens) * module.out_channels
 
 
-@contextlib.contextmanager
-def _formulas_attached(model: nn.Module, entries: list[Entry]) -> Iterator[None]:
-    """Add the formulas' entries while modules run."""
-    necks = [name for name, module in model.named_modules() if isinstance(module, MTA)]
-
-    def formula(name: str, module: nn.Module) -> Callable[[tuple], Iterator[Entry]] | None:
-        if isinstance(module, ClusteringTokenMerge):
-            return lambda args: _merge_entries(name, module, args)
-        if isinstance(module, TokenConv):
-            return lambda args: _conv_entries(name, module, args)
-        if isinstance(module, TokenAttention):
-            in_neck = any(name.startswith(f'{neck}.' if neck else '') for neck in necks)
-            return lambda args: _key_entries(name, module, args, in_neck)
-        if isinstance(module, MTA):
-            return lambda args: _neck_entries(name, module, args)
-        return None
-
-    handles = []
-    for name, module in model.named_modules():
-        entries_of = formula(name, module)
-        if entries_of is not None:
-            handles.append(
-                module.register_forward_pre_hook(
-                    lambda _module, args, entries_of=entries_of: entries.extend(entries_of(args))
-                )
-            )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+_FORMULAS = {
+    ClusteringTokenMerge: _merge_entries,
+    TokenConv: _conv_entries,
+    TokenAttention: _key_entries,
+    MTA: _neck_entries,
+}

@@ -148,12 +148,7 @@ def merge_tokens(
 def token_conv(conv: TokenConv, tokens: TokenSet) -> Tensor:
     """``skip(x) + map_to_tokens(conv(tokens_to_map(x)))``."""
     feature_map = F.conv2d(
-        tokens_to_map(tokens),
-        conv.weight,
-        conv.bias,
-        conv.stride,
-        conv.padding,
-        groups=conv.groups,
+        tokens_to_map(tokens), conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups
     )
     skip = conv.skip(tokens.x.transpose(1, 2)).transpose(1, 2)
     return skip + map_to_tokens(feature_map, tokens)
