@@ -81,6 +81,6 @@ def _with_full_map(operations: list[Operation], head: str, module: nn.Module) ->
         return operations
     batch, width, *hw = own[0].out_size  # of the finest level: queries and clustering at once
     cells, total = batch * prod(hw), own[0].sizes[1][1] * len(module.convs)
-    full = (('conv', total * width), ('clustering', module.out_channels * total))
+    full = (('conv', total * width), ('clustering', module.num_tokens * total))
     added = [replace(own[0], kind=kind, macs=cells * macs) for kind, macs in full]
     return [op for op in operations if op not in own] + added
