@@ -18,7 +18,7 @@ from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.utils import is_abs
-from mmtoken.common.strict_load import _check_patterns, _difference, _matches
+from mmtoken.common.strict_load import check_patterns, matches_any, value_difference
 from mmtoken.common.weights import read_checkpoint as read_safely
 from torch import nn
 
@@ -204,17 +204,17 @@ class StrictLoadHook(Hook):
         given = {key.removeprefix('module.'): value for key, value in content.items()}
         try:
             place = 'of the model or the checkpoint'
-            declared = _check_patterns('--may-differ', self.declared, {**given, **own}, place)
+            declared = check_patterns('--may-differ', self.declared, {**given, **own}, place)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        state = OrderedDict((k, v) for k, v in given.items() if not _matches(k, declared))
+        state = OrderedDict((k, v) for k, v in given.items() if not matches_any(k, declared))
         found = [
             f'{key}: {difference}'
             for key, value in state.items()
             if torch.is_tensor(value) and key in own and value.shape == own[key].shape
-            if (difference := _difference(value, own[key]))
+            if (difference := value_difference(value, own[key]))
         ]
-        state.update((key, value) for key, value in own.items() if _matches(key, declared))
+        state.update((key, value) for key, value in own.items() if matches_any(key, declared))
         # by their version, the hosts recognise old files, which they convert
         state._metadata = getattr(content, '_metadata', None)
         try:

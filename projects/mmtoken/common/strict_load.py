@@ -62,11 +62,12 @@ class LoadReport:
         return '\n'.join(lines)
 
 
-def _matches(key: str, patterns: Iterable[str]) -> bool:
+def matches_any(key: str, patterns: Iterable[str]) -> bool:
+    """Whether a pattern matches a key at its start."""
     return any(re.match(pattern, key) for pattern in patterns)
 
 
-def _check_patterns(
+def check_patterns(
     name: str, patterns: str | Sequence[str], keys: Collection[str], place: str
 ) -> tuple[str, ...]:
     """Return the patterns as a tuple; raise unless each matches one of ``keys``."""
@@ -86,7 +87,7 @@ def _check_patterns(
     return patterns
 
 
-def _difference(value: Tensor, own: Tensor) -> str:
+def value_difference(value: Tensor, own: Tensor) -> str:
     """Reason why ``value`` cannot be copied into ``own`` without loss; empty if it can."""
     if value.shape != own.shape:
         return f'{tuple(value.shape)} -> {tuple(own.shape)}'
@@ -154,15 +155,15 @@ def load_state_dict_strict(
     own = model.state_dict()
     state, converted, resized, dropped = _prepare(model, state)
     foreign = [key for key in (*state, *dropped) if key not in own]
-    reinitialize = _check_patterns('reinitialize', reinitialize, own, 'of the model')
-    ignore = _check_patterns('ignore', ignore, foreign, 'that only the file has')
+    reinitialize = check_patterns('reinitialize', reinitialize, own, 'of the model')
+    ignore = check_patterns('ignore', ignore, foreign, 'that only the file has')
     ignore += tuple(getattr(model, 'checkpoint_ignore', ()))
     overridden = getattr(model, 'reinitialized_keys', lambda _state: ())(state)
-    fresh = [key for key in own if key in overridden or _matches(key, reinitialize)]
-    ignored = [key for key in foreign if key not in state or _matches(key, ignore)]
+    fresh = [key for key in own if key in overridden or matches_any(key, reinitialize)]
+    ignored = [key for key in foreign if key not in state or matches_any(key, ignore)]
     given = {k: v for k, v in state.items() if k not in ignored and k not in fresh}
     wanted = [key for key in own if key not in fresh]
-    differences = {key: _difference(given[key], own[key]) for key in wanted if key in given}
+    differences = {key: value_difference(given[key], own[key]) for key in wanted if key in given}
     fits = [key for key, difference in differences.items() if not difference]
     report = LoadReport(
         loaded=tuple(key for key in fits if key not in (*converted, *resized)),
