@@ -72,7 +72,7 @@ def typed(node: object, where: str) -> Iterator[tuple[str, dict]]:
 
 
 def check_keys(cfg: Config) -> None:
-    """Raise ValueError on a type that nobody registered or on a key that its type does not take."""
+    """Raise ValueError for an unregistered type or a key that its type does not take."""
     for field in {*inspect.signature(Runner.__init__).parameters} & set(cfg):
         for where, node in typed(cfg._cfg_dict[field], field):
             check_typed(where, node, cfg.default_scope)

@@ -18,7 +18,7 @@ def test_every_paper_of_a_mixed_model_takes_part():
         exact = count_complexity(part, lambda p=part: p(image)).total_macs
         try:
             published = count_as_published(part, lambda p=part: p(image)).total_macs
-        except ValueError:  # nobody published figures of it
+        except ValueError:  # without published figures
             continue
         parts.append(part)
         total[count_complexity] += exact
