@@ -15,23 +15,23 @@ def refuse(wrong: object, message: str) -> None:
         raise SystemExit(f'set-up: {message}')
 
 
-def check_python(source: str, wanted: str = '') -> None:
-    """Refuse to run in a Python outside the range of the stacks or not of the wanted version."""
+def check_python(source: str, wanted: str = '') -> str:
+    """Return the version of this Python, if the stacks exist for it and it is the wanted one."""
     version = '{}.{}'.format(*sys.version_info)
     needed = f'MMToken needs Python 3.10 to 3.12, got {version} ({source}); choose another one: '
     refuse(version not in ('3.10', '3.11', '3.12'), needed + 'make PYTHON=python3.11 VENV=.venv311')
     chosen = f'{source} uses Python {version}, but PYTHON= is Python {wanted}; {MOVE}'
     refuse(wanted not in ('', version), chosen)
+    return version
 
 
 def check_folder(venv: Path) -> None:
-    """Refuse a path that exists and is not a virtual environment."""
+    """Refuse a path that holds something else than a virtual environment."""
     python = venv / 'bin' / 'python'
     gone = python.is_symlink() and not python.exists() and os.readlink(python)
     refuse(gone, f'{venv} needs the Python {gone}, which no longer exists; {MOVE}')
-    new = not os.path.lexists(venv) or (venv.is_dir() and not any(venv.iterdir()))
-    known = new or (venv / 'pyvenv.cfg').exists()
-    refuse(not known, f'{venv} is not a virtual environment (no pyvenv.cfg); {MOVE}')
+    taken = venv.is_file() or (any(venv.glob('*')) and not (venv / 'pyvenv.cfg').exists())
+    refuse(taken, f'{venv} is not a virtual environment (no pyvenv.cfg); {MOVE}')
 
 
 def check_compiler(packages: list[str]) -> None:

@@ -1,7 +1,5 @@
 """Running commands with their output in a log and progress on the terminal."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -10,21 +8,19 @@ import sys
 import time
 from pathlib import Path
 
-PYTHON = (sys.executable, '-I')
-PIP = (*PYTHON, '-m', 'pip')
+PIP = (sys.executable, '-I', '-m', 'pip')
 LOG = Path(sys.prefix, 'mmtoken-setup.log')
 INTERVAL = 30  # seconds between two lines of progress
 
 
-def progress(line: str, seconds: float) -> str | None:
+def progress(line: str, seconds: float) -> str:
     """Turn a line of output from ninja or pip into a progress message, if it shows any."""
-    if action := re.match(r'\s*(?:Collecting|Downloading|Installing) \S+', line):
-        return f'{action[0].strip()}, {seconds / 60:.1f} min'
     if counter := re.match(r'\s*\[(\d+)/(\d+)\]', line):
         done, total = map(int, counter.groups())
         left = seconds / max(done, 1) * (total - done) / 60
         return f'compiled {done} of {total}, {seconds / 60:.1f} min, about {left:.0f} min left'
-    return None
+    action = re.match(r'\s*((?:Collecting|Downloading|Installing) \S+)', line)
+    return f'{action[1]}, {seconds / 60:.1f} min' if action else ''
 
 
 def run(*command: object) -> None:
@@ -40,7 +36,7 @@ def run(*command: object) -> None:
                 log.write(line)
                 now = time.monotonic()
                 if now - shown >= INTERVAL and (message := progress(line, now - start)):
-                    print(f'  {message}', flush=True)
+                    print(f'  {message}')
                     shown = now
         except BaseException:
             os.killpg(process.pid, signal.SIGTERM)

@@ -1,7 +1,5 @@
 """The steps of the set-up, run by the Python of the environment; each skips what is done."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re
@@ -12,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from setup_env import refusals, wheels
-from setup_env.shell import PIP, PYTHON, run
+from setup_env.shell import PIP, run
 
 STACKS = {'onedl': 'requirements.txt', 'official': 'requirements-official.txt'}
 # [source] packages, with a module that imports only if compiled for this torch and numpy
@@ -30,12 +28,10 @@ def read_sections(text: str) -> dict[str, dict[str, str]]:
     return {name: dict(re.findall(r'(?m)^([\w.-]+)==([\w.]+)', lines)) for name, lines in sections}
 
 
-def installed(package: str) -> str | None:
-    """Return the installed version, without a local part such as ``+cu130``."""
-    try:
-        return metadata.version(package).split('+')[0]
-    except metadata.PackageNotFoundError:
-        return None
+def installed(package: str) -> str:
+    """Return the installed version, or '', without a local part such as ``+cu130``."""
+    found = metadata.distributions(name=package)
+    return next((one.version.split('+')[0] for one in found), '')
 
 
 def set_up(root: Path, requirements: str) -> None:
@@ -56,10 +52,9 @@ def set_up(root: Path, requirements: str) -> None:
         install(sections['no-deps'], *wheels.OPTIONS)
         for package in sections['source']:
             install_compiled(package, pins)
-        print(f'set-up: installing mmtoken from {root}, editable')
+        print(f'set-up: installing mmtoken from {root}, editable; importing {HOSTS}')
         run(*PIP, 'install', *wheels.OPTIONS, '-e', root)
-        print(f'set-up: importing {HOSTS}')
-        run(*PYTHON, '-c', f'import {HOSTS}')
+        run(sys.executable, '-I', '-c', f'import {HOSTS}')
         STAMP.write_text(stamp)
 
 
@@ -88,13 +83,10 @@ def install(pins: dict[str, str], *options: object) -> None:
 
 def install_compiled(package: str, pins: dict[str, str]) -> None:
     """Install a package that must match the installed torch and numpy."""
-    test = (*PYTHON, '-c', f'import {COMPILED[package]}')
+    test = (sys.executable, '-I', '-c', f'import {COMPILED[package]}')
     if installed(package) == pins[package] and not subprocess.call(test, stderr=subprocess.DEVNULL):
         return
-    if not wheels.find_wheel(package, pins):
-        print(f'set-up: compiling {package} (mmcv: 6 to 48 minutes on 2 cores, once per machine)')
-        wheels.build_wheel(package, pins)
-    wheel = wheels.find_wheel(package, pins)
+    wheel = wheels.find_wheel(package, pins) or wheels.build_wheel(package, pins)
     print(f'set-up: installing {wheel}')
     run(*PIP, 'install', '--no-deps', '--force-reinstall', wheel)
     run(*test)

@@ -17,11 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PINS = {k: steps.read_sections((ROOT / file).read_text()) for k, file in steps.STACKS.items()}
 
 
-@pytest.fixture(params=steps.STACKS)
-def stack(request):
-    return request.param
-
-
+@pytest.mark.parametrize('stack', PINS)
 def test_every_requirement_is_pinned_with_a_reason(stack):
     lines = (ROOT / steps.STACKS[stack]).read_text().splitlines()
     lines = [line for line in lines if line and line[0] != '#']
@@ -53,42 +49,40 @@ def test_cache_folder_names_what_the_wheel_was_compiled_against(monkeypatch, tmp
         assert wheels.cache_folder(package, pins) == tmp_path / name
 
 
-@pytest.fixture
-def set_up(stack, tmp_path, monkeypatch):
-    """Function that runs all steps with fake commands and returns those; can fail at one."""
-    installed, commands, interrupt = {}, [], []
-    for name in (steps.STACKS[stack], 'pyproject.toml'):
+@pytest.fixture(params=PINS)
+def set_up(request, tmp_path, monkeypatch):
+    """Run all steps with fake commands and return those; the command with a word interrupts."""
+    installed, commands, requirements = {}, [], steps.STACKS[request.param]
+    for name in (requirements, 'pyproject.toml'):
         shutil.copy(ROOT / name, tmp_path)
 
-    def fake_run(*command):
+    def fake_run(interrupt, *command):
         commands.append(' '.join(map(str, command)))
         with open(tmp_path / 'cache' / 'setup.lock') as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # others wait
-        if interrupt and interrupt[0] in commands[-1]:
+        if interrupt in commands[-1]:
             raise KeyboardInterrupt
         if 'download' in command:
-            sdist = command[command.index('-d') + 1]
             (tmp_path / 'package-1').mkdir(exist_ok=True)
-            options = dict(root_dir=tmp_path, base_dir='package-1')
-            shutil.make_archive(str(sdist / 'package-1'), 'gztar', **options)
+            name = command[command.index('-d') + 1] / 'package-1'
+            shutil.make_archive(str(name), 'gztar', root_dir=tmp_path, base_dir='package-1')
         elif 'wheel' in command:
             folder = command[command.index('-w') + 1]
             folder.mkdir()
-            (folder / f'{folder.parent.name.split("-")[0]}.whl').touch()
-        elif 'install' in command:
+            (folder / 'package.whl').touch()
+        else:
             installed.update(word.split('==') for word in command if '==' in str(word))
 
-    def run(interrupt_at=None):
+    def run(interrupt='nowhere'):
         commands.clear()
-        interrupt[:] = [interrupt_at] if interrupt_at else []
-        steps.set_up(tmp_path, steps.STACKS[stack])
+        for module in (steps, wheels):
+            monkeypatch.setattr(module, 'run', lambda *command: fake_run(interrupt, *command))
+        steps.set_up(tmp_path, requirements)
         return list(commands)
 
     monkeypatch.setenv('MMTOKEN_WHEEL_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr(os, 'environ', os.environ.copy())  # the steps set variables
-    for module in (steps, wheels):
-        monkeypatch.setattr(module, 'run', fake_run)
-    monkeypatch.setattr(steps, 'installed', installed.get)
+    monkeypatch.setattr(steps, 'installed', lambda name: installed.get(name, ''))
     monkeypatch.setattr(steps, 'STAMP', tmp_path / 'stamp')
     for name in ('check_compiler', 'check_disk'):
         monkeypatch.setattr(refusals, name, lambda *args: None)
@@ -114,21 +108,16 @@ def test_interrupted_setup_continues(step, set_up, tmp_path):
         set_up(step)
     assert not (tmp_path / 'stamp').exists()
     assert bool(list(tmp_path.glob('cache/*/*.whl'))) == (step != ' wheel ')
-    commands = set_up()
-    assert not re.search('torch==|download.*mmcv==', '\n'.join(commands))
+    assert not re.search('torch==|download.*mmcv==', '\n'.join(set_up()))
     assert (tmp_path / 'stamp').exists()
 
 
-@pytest.mark.parametrize(
-    'line, message',
-    [
-        ('  [20/80] c++ -MF a.d [1/2]', 'compiled 20 of 80, 2.0 min, about 6 min left'),
-        ('  Downloading torch-2.12.1.whl (532 MB)', 'Downloading torch-2.12.1.whl, 2.0 min'),
-        ('anything else', None),
-    ],
-)
-def test_progress_of_a_compilation_and_a_download(line, message):
-    assert shell.progress(line, 120) == message
+def test_progress_of_a_compilation_and_a_download():
+    compiled = shell.progress('  [20/80] c++ -MF a.d [1/2]', 120)
+    assert compiled == 'compiled 20 of 80, 2.0 min, about 6 min left'
+    loaded = shell.progress('  Downloading torch-2.12.1.whl (532 MB)', 120)
+    assert loaded == 'Downloading torch-2.12.1.whl, 2.0 min'
+    assert not shell.progress('anything else', 120)
 
 
 def test_failing_command_shows_the_end_of_its_log(tmp_path, monkeypatch):
