@@ -2,12 +2,12 @@
 
 import math
 import os.path as osp
-import textwrap
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from textwrap import shorten
 
 import torch
-from _cli import UsageError, type_name
+from _cli import UsageError, refused_keys, type_name
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.device import get_device
@@ -68,17 +68,17 @@ def check_files(cfg: Config, split: str) -> None:
     for dataset in innermost((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
         root = dataset.get('data_root') or ''
         images = (dataset.get('pipeline') or [{}])[0].get('backend_args')
-        prefixes = dataset.get('data_prefix') or {}
-        paths = [(f'data_prefix.{key}', root, path, images) for key, path in prefixes.items()]
-        for key, folder in (('ann_file', root), ('bbox_file', '')):
-            paths.append((key, folder, dataset.get(key), dataset.get('backend_args')))
-        for key, folder, path, backend_args in paths:
+        prefixes = {f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()}
+        files = {key: dataset.get(key) for key in ('ann_file', 'bbox_file')}
+        for key, path in {**prefixes, **files}.items():
             if not path or not isinstance(path, str):
                 continue
-            path = path if is_abs(path) else osp.join(folder, path)  # as mmengine joins them
+            if key != 'bbox_file' and not is_abs(path):  # as mmengine joins them
+                path = osp.join(root, path)
+            backend_args = dataset.get('backend_args') if key in files else images
             backend = get_file_backend(path, backend_args=backend_args)
             # object stores have no folders, and some backends can only read
-            can_tell = key.endswith('_file') and hasattr(backend, 'exists')
+            can_tell = key in files and hasattr(backend, 'exists')
             if (can_tell or isinstance(backend, LocalBackend)) and not backend.exists(path):
                 raise UsageError(
                     f'{split}_dataloader.dataset.{key} must exist, got {path!r}; put the data '
@@ -86,14 +86,11 @@ def check_files(cfg: Config, split: str) -> None:
                 )
 
 
-def innermost(dataset: dict | list | None) -> Iterator[dict]:
+def innermost(dataset: dict | Sequence | None) -> Iterator[dict]:
     """Yield the data sets inside wrappers (``dataset=``) and concatenations (``datasets=``)."""
-    if isinstance(dataset, (list, tuple)):
-        for part in dataset:
-            yield from innermost(part)
-    elif dataset:
-        inner = dataset.get('dataset') or dataset.get('datasets')
-        yield from innermost(inner) if inner else [dataset]
+    for part in dataset if isinstance(dataset, (list, tuple)) else filter(None, [dataset]):
+        inner = part.get('dataset') or part.get('datasets')
+        yield from innermost(inner) if inner else [part]
 
 
 def build_loop(runner: Runner, split: str) -> None:
@@ -153,7 +150,7 @@ def check_classes(model: nn.Module, metainfo: dict | list[dict], split: str) -> 
             raise UsageError(
                 f'model.{name}.num_classes must be the number of classes in '
                 f'{split}_dataloader.dataset, got {number} for {len(classes[0])} classes '
-                f'{textwrap.shorten(", ".join(map(str, classes[0])), 60)}; set num_classes, or '
+                f'{shorten(", ".join(map(str, classes[0])), 60)}; set num_classes, or '
                 'dataset.metainfo=dict(classes=...)'
             )
 
@@ -168,10 +165,11 @@ def read_checkpoint(path: str) -> dict:
         if '://' in path and not path.startswith('http'):
             return CheckpointLoader.load_checkpoint(path, map_location='cpu')
         checkpoint = read_safely(path)
+    except FileNotFoundError as error:
+        hint = 'the file last_checkpoint in a work directory names the newest one'
+        raise UsageError(f'{error}; {hint}') from error
     except (ValueError, OSError) as error:
-        hint = '; the file last_checkpoint in a work directory names the newest one'
-        hint = hint if isinstance(error, FileNotFoundError) else ''
-        raise UsageError(f'{error}{hint}') from error
+        raise UsageError(str(error)) from error
     if not isinstance(checkpoint, dict):
         raise UsageError(
             f'a checkpoint must hold named weights, got {path!r} with a '
@@ -211,7 +209,7 @@ class StrictLoadHook(Hook):
         found = [
             f'{key}: {difference}'
             for key, value in state.items()
-            if torch.is_tensor(value) and key in own and value.shape == own[key].shape
+            if key in own and getattr(value, 'shape', None) == own[key].shape
             if (difference := value_difference(value, own[key]))
         ]
         state.update((key, value) for key, value in own.items() if matches_any(key, declared))
@@ -224,7 +222,7 @@ class StrictLoadHook(Hook):
         if found:
             raise UsageError(
                 'the checkpoint must hold the weights of the model in the config, got '
-                f'{"; ".join(textwrap.shorten(line, 400) for line in found)}; use the config it '
+                f'{"; ".join(shorten(line, 400) for line in found)}; use the config it '
                 'was trained with, or declare what may differ with --may-differ REGEX'
             )
 
@@ -258,7 +256,8 @@ def build_runner(cfg: Config, may_differ: Sequence[str], *splits: str) -> Runner
     """Build a runner and the loops of its splits; raise unless files, data and weights fit."""
     for split in splits:
         check_files(cfg, split)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with refused_keys():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(StrictLoadHook(may_differ))
     for split in splits:
         build_loop(runner, split)

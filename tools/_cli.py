@@ -7,8 +7,11 @@ import os
 import os.path as osp
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS
@@ -33,21 +36,22 @@ def warn(message: str) -> None:
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that training and testing have in common."""
+    """Return a parser with ``--cfg-options``."""
     parser = argparse.ArgumentParser(description=description)
+    text = 'override config fields, e.g. train_dataloader.batch_size=8 or key="[(a,b),(c,d)]"; '
+    text += 'data_root=DIR moves all paths below the data_root of the config'
+    options = dict(nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help=text)
+    parser.add_argument('--cfg-options', **options)
+    return parser
+
+
+def make_runner_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that training and testing have in common."""
+    parser = make_parser(description)
     add = parser.add_argument
     add('config', help='config file; its default_scope or its model picks the host')
     add('--work-dir', help='folder for logs and checkpoints (./work_dirs/<config name>)')
     add('--data-root', metavar='DIR', help='the same as --cfg-options data_root=DIR')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override config fields, e.g. train_dataloader.batch_size=8 or key="[(a,b),(c,d)]"; '
-        'data_root=DIR moves all paths below the data_root of the config',
-    )
     add('--show', action='store_true', help='show predictions in a window')
     add('--show-dir', help='write pictures of the predictions into this folder')
     add('--interval', type=int, help='draw every n-th sample (batch in mmseg)')
@@ -59,34 +63,44 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config of the command line and apply the arguments of :func:`make_parser`."""
+def read_config(path: str, options: dict[str, Any]) -> Config:
+    """Read a config and apply ``--cfg-options``."""
     prepare_hosts()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not osp.isfile(args.config):
-        raise UsageError(
-            f'config must be a file, got {args.config!r}; the READMEs in configs/ list ours'
-        )
+    if not osp.isfile(path):
+        raise UsageError(f'config must be a file, got {path!r}; the READMEs in configs/ list ours')
+    options = dict(options)
+    data_root = options.pop('data_root', None)
     try:
-        cfg = Config.fromfile(args.config)
+        cfg = Config.fromfile(path)
+        if not path.endswith('.py'):
+            restore_tuples(cfg._cfg_dict)
+        if data_root:
+            move_data_root(cfg, data_root)
+        check_options(cfg, options)
+        cfg.merge_from_dict(options)
     except ImportError as error:
         raise UsageError(
             f'the modules of a config must be importable, got "{error.__context__ or error}"; put '
             'their folder on PYTHONPATH'
         ) from error
-    if not args.config.endswith('.py'):
-        restore_tuples(cfg._cfg_dict)
-    options = dict(args.cfg_options)
-    data_root = args.data_root or options.pop('data_root', None)
-    if data_root:
-        move_data_root(cfg, data_root)
-    check_options(cfg, options)
-    cfg.merge_from_dict(options)
+    except TypeError as error:
+        found = re.match(r"(?s)(.+) in child config cannot .* type (<class '\w+'>)", str(error))
+        if found is None:
+            raise
+        raise UsageError(
+            'a dict of a config is merged into that of its base, which must be a dict, got '
+            f'{shorten(found[1], 200)} over a {found[2]}; add _delete_=True to replace the value'
+        ) from error
+    return cfg
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config of the command line and apply the arguments of :func:`make_runner_parser`."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    moved = {'data_root': args.data_root} if args.data_root else {}
+    cfg = read_config(args.config, args.cfg_options | moved)
     cfg.launcher = args.launcher
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = f'./work_dirs/{Path(args.config).stem}'
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{Path(args.config).stem}'
     # mmengine's and mmpose's spelling outside the model, which --tta is going to wrap
     for field in ('data_preprocessor', 'preprocess_cfg'):
         if cfg.get(field) and cfg.get('model'):
@@ -174,8 +188,7 @@ def find_host(cfg: Config) -> str:
 
 def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     """Turn on the visualization hook, whose arguments differ between the hosts."""
-    given = {key: getattr(args, key) for key in ('interval', 'wait_time')}
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {k: v for k in ('interval', 'wait_time') if (v := getattr(args, k)) is not None}
     if not (args.show or args.show_dir):
         if given:
             raise UsageError(
@@ -202,9 +215,23 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         cfg.visualizer.save_dir = folder
 
 
-def run(main: Callable[[], None]) -> None:
-    """Call ``main``; print a :class:`UsageError` as one sentence instead of a traceback."""
+@contextmanager
+def refused_keys() -> Iterator[None]:
+    """Name the usual origin of a key that a class refuses: the base of the config."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not re.search('unexpected keyword argument|needs exactly the keys', str(error)):
+            raise
+        raise UsageError(
+            f'keys of a config must be arguments of its classes, got "{error}"; if one comes from '
+            'the base of the config, add _delete_=True to the dict that holds it'
+        ) from error
+
+
+def run(main: Callable[[], None], errors: type | tuple[type, ...] = UsageError) -> None:
+    """Call ``main``; print errors that say it all as one sentence instead of a traceback."""
     try:
         main()
-    except UsageError as error:
+    except errors as error:
         sys.exit(f'error: {error}')

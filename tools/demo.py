@@ -45,10 +45,6 @@ TASKS = {
 }
 
 
-class DemoError(Exception):
-    """A step failed; the message says which and where its output is."""
-
-
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Train, evaluate and draw on generated pictures')
@@ -85,7 +81,7 @@ def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> N
                 show_step(bar, step, epochs)
     if process.returncode:
         tail = ''.join(log.read_text().splitlines(keepends=True)[-15:])
-        raise DemoError(f'tools/{name} failed; its output is in {log} and ends with:\n{tail}')
+        sys.exit(f'error: tools/{name} failed; its output is in {log} and ends with:\n{tail}')
 
 
 def show_step(bar: tqdm, step: re.Match, epochs: int) -> None:
@@ -175,7 +171,7 @@ def main() -> None:
 if __name__ == '__main__':
     try:
         main()
-    except (DemoError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         print('\ninterrupted; run the same command again to resume', file=sys.stderr)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import mmengine
 from _checks import build_runner, check_device, check_parts, innermost, read_checkpoint
-from _cli import UsageError, find_host, load_config, make_parser, run, type_name
+from _cli import UsageError, find_host, load_config, make_runner_parser, run, type_name
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
@@ -28,7 +28,7 @@ TTA_MODELS = dict(
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser('Evaluate a detector, a segmentor or a pose estimator')
+    parser = make_runner_parser('Evaluate a detector, a segmentor or a pose estimator')
     add = parser.add_argument
     add('checkpoint', help='checkpoint file')
     add('--out', help='FILE.pkl: predictions; FILE.json: metrics; folder: masks (mmseg)')

@@ -10,7 +10,7 @@ paths, and wrong files and checkpoints are refused before the run starts.
 import argparse
 
 from _checks import CheckStepsHook, build_runner, check_device, check_parts, read_checkpoint
-from _cli import UsageError, load_config, make_parser, run, type_name
+from _cli import UsageError, load_config, make_runner_parser, run, type_name
 from _resume import resume, warn_of_position
 from _saving import SafeCheckpointHook
 from mmengine.config import Config
@@ -19,7 +19,7 @@ from mmengine.hooks import CheckpointHook
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser('Train a detector, a segmentor or a pose estimator')
+    parser = make_runner_parser('Train a detector, a segmentor or a pose estimator')
     add = parser.add_argument
     add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='default: the newest one')
     add('--amp', action='store_true', help='train in mixed precision (needs an accelerator)')

@@ -47,7 +47,7 @@ def test_progress_is_read_from_the_log_of_a_run(line, shown):
 
 
 def test_failed_step_shows_the_end_of_its_output(tmp_path):
-    with pytest.raises(demo.DemoError, match=r'tools/test.py failed.*(?s:.*)nowhere.py'):
+    with pytest.raises(SystemExit, match=r'tools/test.py failed.*(?s:.*)nowhere.py'):
         demo.run_tool('test.py', 'nowhere.py', 'nothing.pth', log=tmp_path / 'log')
     assert 'nowhere.py' in (tmp_path / 'log').read_text()
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -207,6 +208,31 @@ def test_config_styles_train_the_same(trained, style):
     paths = (folder / 'epoch_2.pth' for folder in (trained.folder / 'runs', trained.work_dir))
     one, other = (read_checkpoint(path)['state_dict'] for path in paths)
     torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ('base', 'child', 'message'),
+    [
+        ("'tiny'", 'dict(dim=8)', "got arch={'dim': 8} over a <class 'str'>; add _delete_=True to"),
+        (
+            'dict(dim=4, depth=2)',
+            'dict(dims=8)',
+            r"exactly the keys .* 'dims'\].*add _delete_=True",
+        ),
+        ("'tiny', dim=4", "'tiny'", "unexpected keyword argument 'dim'.* add _delete_=True"),
+        ("'tiny'", 'dict(_delete_=True, dim=8, depth=1)', None),
+    ],
+)
+def test_dict_that_its_base_needs_to_be_deleted_for(toy, base, child, message):
+    toy.write(
+        'base.py', f"_base_ = 'toy_config.py'\nmodel = dict(inner=dict(type='Arch', arch={base}))"
+    )
+    text = f"_base_ = 'base.py'\nmodel = dict(inner=dict(arch={child}))"
+    with pytest.raises(UsageError, match=message) if message else nullcontext():
+        toy.train('--no-validate', config=toy.write('child.py', text))
+    if message and 'over' in message:  # the same, from the command line
+        with pytest.raises(UsageError, match=message):
+            toy.train(options=('model.inner.arch.dim=8',), config=toy.folder / 'base.py')
 
 
 def test_sizes_of_a_json_config_are_tuples(commands, tmp_path):

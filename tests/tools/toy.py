@@ -5,6 +5,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
+from mmtoken.common.backbone import resolve_arch
 from torch import nn
 
 
@@ -17,11 +18,21 @@ class Points(BaseDataset):
 
 
 @MODELS.register_module()
+class Arch(nn.Module):
+    """Takes an architecture, as the backbones do, and does nothing."""
+
+    def __init__(self, arch: str | dict) -> None:
+        super().__init__()
+        resolve_arch(arch, dict(tiny={}), ('dim', 'depth'))
+
+
+@MODELS.register_module()
 class Line(BaseModel):
     """A linear layer; a loss of ``scale`` times the squared error."""
 
-    def __init__(self, scale: float = 1.0, num_classes: int = 2, **kwargs) -> None:
+    def __init__(self, scale: float = 1.0, num_classes: int = 2, inner=None, **kwargs) -> None:
         super().__init__(**kwargs)
+        self.inner = MODELS.build(inner) if inner else None
         self.scale = scale
         self.layer = nn.Linear(1, 1)
         self.register_buffer('steps', torch.tensor(0))

@@ -1,36 +1,28 @@
 """What the instruments share: options of the command line, the config, and a model or its parts."""
 
 import argparse
-import json
-import os.path as osp
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import MODELS, Registry, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # _cli lives beside train.py
+import _cli
 import mmtoken  # registers our models
-from _cli import UsageError, check_options, run
-from mmtoken.compat import make_host_configs_loadable
+from _cli import UsageError, make_parser, refused_keys
 
-__all__ = ['UsageError', 'run']  # from _cli, for the scripts here
-
-
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with ``--cfg-options``."""
-    parser = argparse.ArgumentParser(description=description)
-    add, text = parser.add_argument, 'override config fields, e.g. model.backbone.arch=small'
-    add('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help=text)
-    return parser
+__all__ = ['UsageError', 'make_parser']  # from _cli, for the scripts here
+# their errors say it all: a small image, a wrong file
+run = partial(_cli.run, errors=(FileNotFoundError, ValueError))
 
 
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:
@@ -52,30 +44,9 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def write_json(path: Path | None, numbers: dict[str, Any]) -> None:
-    """Write what ``--json`` asks for, if it does."""
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(numbers, indent=2) + '\n')
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Show errors whose message says it all without a traceback: a small image, a wrong file."""
-    try:
-        yield
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(str(error)) from error
-
-
 def read_config(path: str, options: dict[str, Any]) -> Config:
-    """Read a config and apply ``--cfg-options``."""
-    make_host_configs_loadable()
-    if not osp.isfile(path):
-        raise UsageError(f'config must be a file, got {path!r}; the READMEs in configs/ list ours')
-    cfg = Config.fromfile(path)
-    check_options(cfg, options)
-    cfg.merge_from_dict(options)
+    """Read the config of a model with a backbone and apply ``--cfg-options``."""
+    cfg = _cli.read_config(path, options)
     if 'backbone' not in cfg.get('model', {}):
         found = sorted(cfg.get('model', {})) or 'no model'
         raise UsageError(f'the config must define model.backbone, got {path!r} with {found}')
@@ -85,7 +56,7 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
 def build(cfg: Config, registry: Registry, nodes: list[dict[str, Any]]) -> list[Any]:
     """Build nodes of a config."""
     try:
-        with usage_errors():
+        with refused_keys():
             return [registry.build(node) for node in nodes]
     except (ImportError, KeyError) as error:
         raise UsageError(

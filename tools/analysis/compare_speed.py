@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import _models
+import mmengine
 import torch
-from _models import UsageError, usage_errors
+from _models import UsageError
 from mmtoken.analysis import timing
 from mmtoken.analysis.timing import Summary, Workload
 from torch import nn
@@ -88,7 +89,7 @@ def check_parity(models: dict[str, nn.Module], work: Workload, atol: float) -> d
         if not found[name] <= atol:
             raise UsageError(
                 f'no speed-up without parity: outputs of {name!r} must be within {atol:g} of '
-                f'{first!r}, got {found[name]:g}; mend it, or compare without --check-parity'
+                f'{first!r}, got {found[name]:g}; fix it, or compare without --check-parity'
             )
     return found
 
@@ -162,18 +163,18 @@ def main(argv: list[str] | None = None) -> None:
     images = torch.randn(args.batch, channels, *args.shape).to(args.device)
     work = Workload(images, getattr(torch, args.dtype))
     parity, shown = None, 'Outputs were not compared (--check-parity ATOL does).'
-    with usage_errors():
-        if args.check_parity is not None:
-            parity = check_parity(models, work, args.check_parity)
-            shown = ', '.join(f'{name} {value:.2g}' for name, value in parity.items())
-            shown = f'Largest difference from the first with its weights: {shown}'
-        about = header(args)
-        print('\n'.join(f'{key + ":":9}{value}' for key, value in about.items()))
-        results = measure(models, work, args)
+    if args.check_parity is not None:
+        parity = check_parity(models, work, args.check_parity)
+        shown = ', '.join(f'{name} {value:.2g}' for name, value in parity.items())
+        shown = f'Largest difference from the first with its weights: {shown}'
+    about = header(args)
+    print('\n'.join(f'{key + ":":9}{value}' for key, value in about.items()))
+    results = measure(models, work, args)
     for kind, by_name in results.items():
         print(f'\n{KINDS[kind]}\n{format_results(by_name)}')
     print(f'\n{shown}')
-    _models.write_json(args.json, {**about, 'parity': parity, **results})
+    if args.json:
+        mmengine.dump({**about, 'parity': parity, **results}, args.json, 'json', indent=2)
 
 
 if __name__ == '__main__':

@@ -11,12 +11,11 @@ proposals that random weights leave, usually as many as its test_cfg allows.
 import argparse
 import sys
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import _models
+import mmengine
 import torch
-from _models import UsageError, usage_errors
 from mmtoken.analysis.counting import Complexity, count_complexity, format_table
 from mmtoken.analysis.published import count_as_published, published_modules
 from torch import nn
@@ -37,36 +36,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('config', help='config file of any host')
     _models.add_measuring_options(parser)
     add('--convention', choices=CONVENTIONS, default='exact', help='(exact)')
-    add('--device', choices=['auto', 'fake', 'cpu', 'cuda'], default='auto', help='(auto)')
     return parser.parse_args(argv)
 
 
-@usage_errors()
-def count(
-    model: nn.Module, shape: tuple[int, int], convention: str = 'exact', device: str = 'auto'
-) -> Complexity:
-    """Count one image of ``shape`` (H, W).
+def count(model: nn.Module, shape: tuple[int, int], convention: str = 'exact') -> Complexity:
+    """Count one image of ``shape`` (H, W): from shapes alone or, where that fails, on the CPU.
 
-    ``device='fake'`` runs shapes only, ``'auto'`` falls back from it to the CPU. Raises a
-    :class:`UsageError` for images that the model refuses and conventions that do not apply.
+    Raises a ``ValueError`` for images that the model refuses and conventions that do not apply.
     """
     counter = count_complexity if convention == 'exact' else count_as_published
 
-    def feed(where: str) -> Any:
-        return model(torch.zeros(1, _models.image_channels(model), *shape, device=where))
+    def feed() -> Any:
+        return model(torch.zeros(1, _models.image_channels(model), *shape))
 
-    if device in ('auto', 'fake'):
-        try:
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                return counter(model, partial(feed, 'cpu'))
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            kind = type(error).__name__
-            if device == 'fake':
-                text = f'this model needs values, not shapes alone ({kind}); use --device cpu'
-                raise UsageError(text) from error
-            print(f'shapes depend on values: running on the CPU ({kind})', file=sys.stderr)
-            device = 'cpu'
-    return counter(model.to(device), partial(feed, device))
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return counter(model, feed)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        kind = type(error).__name__
+        print(f'shapes depend on values: running on the CPU ({kind})', file=sys.stderr)
+    return counter(model, feed)
 
 
 def format_report(about: dict[str, Any], found: Complexity) -> str:
@@ -90,14 +79,16 @@ def main(argv: list[str] | None = None) -> None:
     """Count, print, and write what was asked for."""
     args = parse_args(argv)
     model = _models.build_part(_models.read_config(args.config, args.cfg_options), args.part).eval()
-    found = count(model, tuple(args.shape), args.convention, args.device)
+    found = count(model, tuple(args.shape), args.convention)
     papers = published_modules(model) if args.convention == 'original' else []
     rules = '. '.join([CONVENTIONS[args.convention], *(paper.RULES for paper in papers)])
     about = dict(config=args.config, part=args.part, shape=args.shape, convention=args.convention)
     about.update(unit=rules, **_models.environment())
     print(format_report(about, found))
     names = ('macs', 'params', 'total_macs', 'total_params', 'uncounted')
-    _models.write_json(args.json, about | {name: getattr(found, name) for name in names})
+    if args.json:
+        numbers = about | {name: getattr(found, name) for name in names}
+        mmengine.dump(numbers, args.json, 'json', indent=2)
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from _models import UsageError, build_part, make_parser, read_config, run, usage_errors
+from _models import UsageError, build_part, make_parser, read_config, run
 from _pictures import View
 from mmtoken.analysis.drawing import add_title, contact_sheet
 from mmtoken.analysis.maps import draw_maps, record_backbone
@@ -53,14 +53,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load_weights(backbone: nn.Module, checkpoint: str) -> None:
     """Load weights strictly, from a file of the backbone or of a whole model."""
-    with usage_errors():
-        state = read_state_dict(checkpoint)
-        if any(key.startswith('backbone.') for key in state):
-            state = read_state_dict(checkpoint, prefix='backbone.')
-        load_state_dict_strict(backbone, state, source=checkpoint)
+    state = read_state_dict(checkpoint)
+    if any(key.startswith('backbone.') for key in state):
+        state = read_state_dict(checkpoint, prefix='backbone.')
+    load_state_dict_strict(backbone, state, source=checkpoint)
 
 
-@usage_errors()
 def draw(
     backbone: nn.Module, inputs: Tensor, picture: np.ndarray, args: argparse.Namespace
 ) -> dict[str, np.ndarray]:

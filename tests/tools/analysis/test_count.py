@@ -2,7 +2,7 @@ import json
 
 import count
 import pytest
-from _models import UsageError, build_part, read_config
+from _models import build_part, read_config
 from mmengine.registry import MODELS
 from rooms import BACKBONES
 from torch import nn
@@ -24,7 +24,7 @@ def test_prints_a_table_and_writes_json(toy_config, tmp_path, capsys):
 def test_a_part_is_as_much_as_its_rows(toy_config):
     cfg = read_config(toy_config, {})
     backbone = count.count(build_part(cfg, 'backbone'), (64, 64))
-    both = count.count(build_part(cfg, 'neck'), (64, 64), device='cpu')
+    both = count.count(build_part(cfg, 'neck'), (64, 64))
     assert {**both.macs, **backbone.macs} == both.macs
     assert both.total_params == backbone.total_params + sum(both.params['neck'].values())
 
@@ -39,7 +39,7 @@ def test_whole_pose_model_with_options(commands, capsys):
 
 
 def test_models_without_published_arithmetic():
-    with pytest.raises(UsageError, match="got a Sequential without; use the convention 'exact'"):
+    with pytest.raises(ValueError, match="got a Sequential without; use the convention 'exact'"):
         count.count(nn.Sequential(nn.Conv2d(3, 3, 1)), (64, 64), 'original')
 
 
@@ -80,8 +80,6 @@ def test_shapes_that_depend_on_values_run_on_the_cpu(toy_config, capsys):
     model.register_forward_hook(lambda _m, _a, out: out[0][out[0] > 0].sum().item())
     assert count.count(model, (64, 64)).total_macs > 0
     assert 'running on the CPU' in capsys.readouterr().err
-    with pytest.raises(UsageError, match='needs values, not shapes alone .* --device cpu'):
-        count.count(model, (64, 64), device='fake')
 
 
 @pytest.mark.parametrize(
@@ -92,19 +90,19 @@ def test_shapes_that_depend_on_values_run_on_the_cpu(toy_config, capsys):
     ],
 )
 def test_bad_input(toy_config, shape, options, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ValueError, match=message):
         count.main([toy_config, '--shape', *shape.split(), *options.split()])
 
 
 def test_config_without_a_model(tmp_path):
     (tmp_path / 'a.py').write_text('x = 1')
-    with pytest.raises(UsageError, match=r"must define model.backbone, got '.*a.py' with no model"):
+    with pytest.raises(ValueError, match=r"must define model.backbone, got '.*a.py' with no model"):
         count.main([str(tmp_path / 'a.py'), '--shape', '64', '64'])
-    with pytest.raises(UsageError, match="config must be a file, got 'nowhere.py'"):
+    with pytest.raises(ValueError, match="config must be a file, got 'nowhere.py'"):
         count.main(['nowhere.py', '--shape', '64', '64'])
 
 
 def test_class_of_nobody(tmp_path):
     (tmp_path / 'a.py').write_text("model = dict(backbone=dict(type='Nonesuch'))")
-    with pytest.raises(UsageError, match='registered classes, got .*Nonesuch'):
+    with pytest.raises(ValueError, match='registered classes, got .*Nonesuch'):
         count.main([str(tmp_path / 'a.py'), *['--shape', '64', '64', '--part', 'backbone']])

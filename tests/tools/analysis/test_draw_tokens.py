@@ -4,7 +4,7 @@ import draw_tokens
 import numpy as np
 import pytest
 import torch
-from _models import UsageError, build_part, read_config
+from _models import build_part, read_config
 from rooms import BACKBONES, smallest_id
 
 # the plainest pipeline and preprocessor of each host
@@ -77,9 +77,9 @@ def test_every_backbone_is_drawn(write_config, backbone, photo, out, capsys):
 def test_chosen_records(write_config, photo, out):
     draw(write_config(), '--random-weights', photo, '--only', 'stage2', out=out)
     assert names(out) == ['sheet', 'stage2']
-    with pytest.raises(UsageError, match="only must match one of .*, got 'stage9'"):
+    with pytest.raises(ValueError, match="only must match one of .*, got 'stage9'"):
         draw(write_config(), '--random-weights', photo, '--only', 'stage9', out=out / 'b')
-    with pytest.raises(UsageError, match=r'maps must be in \[0, .*, got \[99999\]'):
+    with pytest.raises(ValueError, match=r'maps must be in \[0, .*, got \[99999\]'):
         draw(write_config(), '--random-weights', photo, '--maps', '99999', out=out / 'c')
     assert not (out / 'b').exists() and not (out / 'c').exists()
 
@@ -97,7 +97,7 @@ def test_weights_of_the_model_or_of_the_backbone(write_config, photo, out, tmp_p
     assert a == b
     del whole[next(iter(whole))]
     torch.save(whole, tmp_path / 'less.pth')
-    with pytest.raises(UsageError, match=r'(?s)does not fit .*missing: '):
+    with pytest.raises(ValueError, match=r'(?s)does not fit .*missing: '):
         draw(config, tmp_path / 'less.pth', photo, out=out / 'less')
     assert not (out / 'less').exists()
 
@@ -106,11 +106,11 @@ def test_never_writes_over_files(write_config, photo, out):
     out.mkdir(parents=True)
     (out / 'mine.txt').write_text('kept')
     arguments = [write_config(), '--random-weights', photo, '--only', 'stage2']
-    with pytest.raises(UsageError, match=r'--out-dir must be new or empty.*--overwrite'):
+    with pytest.raises(ValueError, match=r'--out-dir must be new or empty.*--overwrite'):
         draw(*arguments, out=out)
     draw(*arguments, '--overwrite', out=out)
     assert len(list(out.iterdir())) == 3 and (out / 'mine.txt').read_text() == 'kept'
-    with pytest.raises(UsageError, match='must be a folder, got the file'):
+    with pytest.raises(ValueError, match='must be a folder, got the file'):
         draw(*arguments, out=out / 'mine.txt')
 
 
@@ -123,10 +123,10 @@ def test_bad_images(write_config, photo, out, tmp_path):
     (tmp_path / 'broken.png').write_bytes(b'no picture')
     config = write_config()
     for name in ('nowhere.png', 'broken.png'):
-        with pytest.raises(UsageError, match=f'a picture that OpenCV reads, got .*{name}'):
+        with pytest.raises(ValueError, match=f'a picture that OpenCV reads, got .*{name}'):
             draw(config, '--random-weights', photo, tmp_path / name, out=out)
         assert not out.exists()
-    with pytest.raises(UsageError, match='got no image; name one, or pass --random-weights'):
+    with pytest.raises(ValueError, match='got no image; name one, or pass --random-weights'):
         draw(config, photo, out=out)
 
 
@@ -174,20 +174,20 @@ def test_top_down_pipelines_take_a_box(commands, photo):
         ((200, 0, 10, 10), r'must overlap the image of 96 x 60 pixels, got \(200, 0, 10, 10\)'),
         ((0, 0, 0, 10), r'positive width and height, .* got \(0, 0, 0, 10\)'),
     ]:
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(ValueError, match=message):
             view(photo, box)
 
 
 def test_what_cannot_be_drawn_is_refused(write_config, photo):
     pytest.importorskip('mmseg')
     cfg = read_config(write_config(host='mmseg'), {})
-    with pytest.raises(UsageError, match='--bbox needs a top-down pipeline'):
+    with pytest.raises(ValueError, match='--bbox needs a top-down pipeline'):
         _pictures.View(cfg)(photo, (0, 0, 10, 10))
     flips = [[dict(type='mmcv.RandomFlip', prob=p)] for p in (0.0, 1.0)]
     several = dict(type='mmcv.TestTimeAug', transforms=[*flips, [dict(type='PackSegInputs')]])
     cfg.test_dataloader.dataset.dataset.pipeline = [dict(type='LoadImageFromFile'), several]
-    with pytest.raises(UsageError, match='must pack one tensor of inputs, got list'):
+    with pytest.raises(ValueError, match='must pack one tensor of inputs, got list'):
         _pictures.View(cfg)(photo)
     cfg.pop('test_dataloader')
-    with pytest.raises(UsageError, match='must have a test pipeline .*, got none'):
+    with pytest.raises(ValueError, match='must have a test pipeline .*, got none'):
         _pictures.View(cfg)
