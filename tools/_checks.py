@@ -26,10 +26,7 @@ ACTIVITIES = dict(train='training', val='validation', test='testing')
 # the third field of each split; mmengine needs all fields of a split, or none
 THIRD_FIELDS = dict(train='optim_wrapper', val='val_evaluator', test='test_evaluator')
 # heads that predict one score per class of the data set, unlike those of proposals
-CLASS_HEADS = (
-    *('bbox_head', 'mask_head', 'panoptic_head', 'decode_head'),
-    *('roi_head.bbox_head', 'roi_head.mask_head'),
-)
+CLASS_HEADS = 'bbox_head mask_head panoptic_head decode_head roi_head.bbox_head roi_head.mask_head'
 
 
 def check_parts(cfg: Config, needed: str) -> None:
@@ -39,10 +36,8 @@ def check_parts(cfg: Config, needed: str) -> None:
         required = ['model', *fields] if split == needed else fields
         missing = [field for field in required if cfg.get(field) is None]
         if missing and (split == needed or missing != fields):
-            raise UsageError(
-                f'{ACTIVITIES[split]} needs {", ".join(required)}, got a config without '
-                f'{" and ".join(missing)}; add what is missing'
-            )
+            rule = f'{ACTIVITIES[split]} needs {", ".join(required)}'
+            raise UsageError(f'{rule}, got a config without {" and ".join(missing)}; add them')
     if cfg.get('optim_wrapper') is None:  # mmengine refuses schedules without it
         cfg.param_scheduler = None
 
@@ -52,14 +47,10 @@ def check_device(cfg: Config, split: str) -> None:
     if get_device() != 'cpu':
         return
     if split == 'train' and type_name(cfg.optim_wrapper) == 'AmpOptimWrapper':
-        raise UsageError(
-            'mixed precision (--amp, AmpOptimWrapper) needs an accelerator, got device=cpu; '
-            'train without it, or on a machine with a GPU that torch.cuda.is_available() sees'
-        )
+        raise UsageError('mixed precision needs an accelerator, got device=cpu; train without it')
     if cfg.launcher != 'none':  # mmengine tells processes apart by their accelerator
         raise UsageError(
-            f'--launcher needs one accelerator per process, got {cfg.launcher!r} with device=cpu; '
-            'run a single process without --launcher'
+            f'--launcher needs accelerators, got {cfg.launcher!r} with device=cpu; run without it'
         )
 
 
@@ -113,12 +104,12 @@ def build_loop(runner: Runner, split: str) -> None:
     if size == 0:
         raise UsageError(
             f'{split}_dataloader.dataset must hold at least one sample, got 0 from ann_file='
-            f'{loader_cfg["dataset"].get("ann_file")!r}; check that the file has annotations of '
-            'the kind that this model learns, and that filter_cfg, indices and metainfo keep some'
+            f'{loader_cfg["dataset"].get("ann_file")!r}; check that filter_cfg, indices and '
+            'metainfo keep some of its annotations'
         )
     # an infinite sampler fills any batch
     too_few = isinstance(loop.dataloader.sampler, DefaultSampler) and not len(loop.dataloader)
-    if too_few or getattr(loop, 'max_iters', 1) == 0:
+    if too_few or getattr(loop, 'max_iters', 1) < 1:
         raise UsageError(
             f'{ACTIVITIES[split]} needs at least one iteration, got {size} samples in batches of '
             f'{loader_cfg.get("batch_size")} and {split}_cfg={runner.cfg[f"{split}_cfg"]}; use a '
@@ -146,20 +137,18 @@ def check_classes(model: nn.Module, metainfo: dict | list[dict], split: str) -> 
     for name, module in model.named_modules():
         head = name.rstrip('.0123456789')  # cascades hold lists of heads
         number = getattr(module, 'num_classes', None)
-        if head in CLASS_HEADS and number and number not in map(len, classes):
+        if head in CLASS_HEADS.split() and number and number not in map(len, classes):
             raise UsageError(
-                f'model.{name}.num_classes must be the number of classes in '
-                f'{split}_dataloader.dataset, got {number} for {len(classes[0])} classes '
-                f'{shorten(", ".join(map(str, classes[0])), 60)}; set num_classes, or '
-                'dataset.metainfo=dict(classes=...)'
+                f'model.{name}.num_classes must be that of {split}_dataloader, got {number} for '
+                f'{len(classes[0])} classes {shorten(", ".join(map(str, classes[0])), 60)}; set '
+                'num_classes, or dataset.metainfo=dict(classes=...)'
             )
 
 
 def read_checkpoint(path: str) -> dict:
     """Return the checkpoint in ``path``; raise unless it is whole and holds nothing but data.
 
-    The runner reads it again, and may fall back to an unpickler that executes code: a file that
-    needs it is refused here.
+    The runner reads it again and may fall back to an unpickler that executes code.
     """
     try:
         if '://' in path and not path.startswith('http'):
@@ -171,10 +160,8 @@ def read_checkpoint(path: str) -> dict:
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     if not isinstance(checkpoint, dict):
-        raise UsageError(
-            f'a checkpoint must hold named weights, got {path!r} with a '
-            f'{type(checkpoint).__name__}; pass the file that training wrote'
-        )
+        kind = type(checkpoint).__name__
+        raise UsageError(f'a checkpoint must hold named weights, got {path!r} with a {kind}')
     return checkpoint
 
 
@@ -247,8 +234,7 @@ class CheckStepsHook(Hook):
         """Raise after an epoch without batches, which would save the initial weights."""
         if runner.iter == 0:
             raise UsageError(
-                'training needs at least one iteration, got an epoch without a batch; use a '
-                'smaller train_dataloader.batch_size or drop_last=False'
+                'training needs batches, got an epoch without; use a smaller batch_size'
             )
 
 
@@ -258,7 +244,9 @@ def build_runner(cfg: Config, may_differ: Sequence[str], *splits: str) -> Runner
         check_files(cfg, split)
     with refused_keys():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        for split in splits:
+            build_loop(runner, split)
+        if 'train' in splits and isinstance(runner, Runner):
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.register_hook(StrictLoadHook(may_differ))
-    for split in splits:
-        build_loop(runner, split)
     return runner

@@ -20,10 +20,8 @@ from mmtoken.compat import prepare_hosts
 
 HOSTS = ('mmdet', 'mmseg', 'mmpose')
 # top-level fields that a host or a tool reads; those of mmengine are found in its source
-TOOL_FIELDS = {
-    *('runner_type', 'custom_imports', 'data_root'),
-    *('preprocess_cfg', 'tta_model', 'tta_pipeline'),
-}
+TOOL_FIELDS = {'runner_type', 'custom_imports', 'data_root', 'preprocess_cfg'}
+TOOL_FIELDS |= {'tta_model', 'tta_pipeline'}
 
 
 class UsageError(ValueError):
@@ -79,16 +77,14 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
         check_options(cfg, options)
         cfg.merge_from_dict(options)
     except ImportError as error:
-        raise UsageError(
-            f'the modules of a config must be importable, got "{error.__context__ or error}"; put '
-            'their folder on PYTHONPATH'
-        ) from error
+        rule = f'modules of a config must be importable, got "{error.__context__ or error}"'
+        raise UsageError(f'{rule}; put their folder on PYTHONPATH') from error
     except TypeError as error:
         found = re.match(r"(?s)(.+) in child config cannot .* type (<class '\w+'>)", str(error))
         if found is None:
             raise
         raise UsageError(
-            'a dict of a config is merged into that of its base, which must be a dict, got '
+            'a dict of a config is merged into its base, which must be a dict, got '
             f'{shorten(found[1], 200)} over a {found[2]}; add _delete_=True to replace the value'
         ) from error
     return cfg
@@ -116,10 +112,8 @@ def move_data_root(cfg: Config, new: str) -> None:
     """
     old = cfg.get('data_root')
     if not old:
-        raise UsageError(
-            'moving the data needs a config with a top-level data_root, got one without; set '
-            'train_dataloader.dataset.data_root (and val_, test_) with --cfg-options instead'
-        )
+        rule = 'moving the data needs a config with a top-level data_root, got one without'
+        raise UsageError(f'{rule}; set train_dataloader.dataset.data_root (val_, test_) instead')
     old = old.rstrip('/')
 
     def moved(node):
@@ -162,11 +156,9 @@ def check_options(cfg: Config, options: dict) -> None:
     for option in options:
         field = option.split('.')[0]
         if field not in known:
-            close = difflib.get_close_matches(field, known, n=3) or sorted(cfg)
-            raise UsageError(
-                f'--cfg-options must name a field of the config or of its runner, got {option!r}; '
-                f'did you mean {", ".join(close)}?'
-            )
+            close = ', '.join(difflib.get_close_matches(field, known, n=3) or sorted(cfg))
+            rule = '--cfg-options must name a field of the config or of its runner'
+            raise UsageError(f'{rule}, got {option!r}; did you mean {close}?')
 
 
 def type_name(node: dict) -> str:
@@ -191,17 +183,15 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     given = {k: v for k in ('interval', 'wait_time') if (v := getattr(args, k)) is not None}
     if not (args.show or args.show_dir):
         if given:
-            raise UsageError(
-                '--interval and --wait-time belong to --show or --show-dir, got neither'
-            )
+            raise UsageError('--interval and --wait-time belong to --show or --show-dir, got none')
         return
     if given.get('interval', 1) < 1:
         raise UsageError(f'--interval must be 1 or more, got {args.interval}')
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise UsageError(
-            '--show and --show-dir need default_hooks.visualization, got a config without it; '
-            'add the host\'s hook, e.g. visualization=dict(type="DetVisualizationHook")'
+            '--show and --show-dir need default_hooks.visualization, got a config without it; add '
+            'e.g. visualization=dict(type="DetVisualizationHook")'
         )
     # an absolute path, because the hosts put a relative one below work_dir/<timestamp>
     folder = osp.abspath(args.show_dir) if args.show_dir else None

@@ -1,7 +1,6 @@
 """Find the checkpoint that a run resumes from."""
 
 import os.path as osp
-import re
 from pathlib import Path
 
 from _checks import read_checkpoint
@@ -19,15 +18,19 @@ def resume(cfg: Config, path: str | None) -> dict | None:
             as the config says. If there is no checkpoint, the run starts from ``load_from``.
 
     Returns:
-        The meta-information of the checkpoint; None if the run does not resume, or if the
-        checkpoint is a folder, which only the strategy that wrote it can read.
+        The meta-information of the checkpoint; None if there is none, or for a folder, which only
+        the strategy that wrote it can read.
     """
     if cfg.get('resume'):
         path = path or cfg.get('load_from') or 'auto'
     if not path:
+        if any(Path(cfg.work_dir).glob('*.pth')):
+            warn(f'checkpoints in {cfg.work_dir!r} are overwritten; --resume continues from them')
         return None
     if path == 'auto':
         path, meta = find_newest(cfg)
+    elif osp.isdir(path) and 'runner_type' not in cfg:
+        raise UsageError(f'--resume needs a file, got the folder {path!r}; name it with --work-dir')
     else:
         meta = None if osp.isdir(path) else read_meta(path)
     cfg.resume = path is not None
@@ -37,7 +40,7 @@ def resume(cfg: Config, path: str | None) -> dict | None:
     cfg.load_from = path
     # The runner restores the seed only after it has built the sampler, which would then draw the
     # images in another order than the interrupted run.
-    cfg.randomness = dict(cfg.get('randomness') or {})
+    cfg.randomness = dict(cfg.get('randomness') or dict(seed=None))
     if meta and cfg.randomness.get('seed') is None:
         cfg.randomness.seed = meta.get('seed')
     return meta
@@ -49,7 +52,7 @@ def read_meta(path: str) -> dict:
     meta = checkpoint.get('meta') or {}
     if not {'epoch', 'iter'} <= meta.keys() or 'message_hub' not in checkpoint:
         raise UsageError(
-            f'--resume needs a checkpoint that training wrote, got {path!r} without its epoch and '
+            f'--resume needs a checkpoint of training, got {path!r} without its epoch and '
             f'iteration; start from its weights with --cfg-options load_from={path}'
         )
     return meta
@@ -61,32 +64,28 @@ def find_newest(cfg: Config) -> tuple[str | None, dict | None]:
     folder = Path(cfg.work_dir)
     if hook.get('out_dir'):
         folder = Path(hook.out_dir, folder.resolve().name)
-    named = find_latest_checkpoint(cfg.work_dir)
-    if named:
-        moved = folder / osp.basename(named)  # the work directory may have been moved since
-        named = str(moved) if moved.exists() else named
-        meta = None if osp.isdir(named) else _meta_or_warning(named)
-        if meta or osp.isdir(named):
-            return named, meta
-    template = hook.get('filename_tmpl')
-    found, broken = [], []
-    for pattern in (template,) if template else ('epoch_{}.pth', 'iter_{}.pth'):
-        for path in map(str, sorted(folder.glob(pattern.format('*')), key=_number, reverse=True)):
-            meta = None if path == named else _meta_or_warning(path)
-            if meta:
-                found.append((meta['iter'], path, meta))
-                break
-            broken.append(path)
-    if broken and not found:
+    named = find_latest_checkpoint(cfg.work_dir) or ''
+    moved = folder / osp.basename(named)  # the work directory may have been moved since
+    named = str(moved) if named and moved.exists() else named
+    if osp.isdir(named):
+        return named, None
+    if named and (meta := _meta_or_warning(named)):
+        return named, meta
+    templates = (
+        [hook.filename_tmpl] if hook.get('filename_tmpl') else ['epoch_{}.pth', 'iter_{}.pth']
+    )
+    paths = sorted({str(p) for name in templates for p in folder.glob(name.format('*'))})
+    whole = {p: meta for p in paths if p != named and (meta := _meta_or_warning(p))}
+    if not paths:
+        return None, None
+    if not whole:
         raise UsageError(
-            f'--resume needs a whole checkpoint, got none among {broken}; a run from the beginning '
+            f'--resume needs a whole checkpoint, got none among {paths}; a run from the beginning '
             'would overwrite them: move them away or choose another --work-dir'
         )
-    if not found:
-        return None, None
-    _, path, meta = max(found)
+    path = max(whole, key=lambda path: whole[path]['iter'])
     warn(f'{cfg.work_dir}/last_checkpoint names no whole checkpoint: resuming from {path!r}')
-    return path, meta
+    return path, whole[path]
 
 
 def _meta_or_warning(path: str) -> dict | None:
@@ -94,10 +93,6 @@ def _meta_or_warning(path: str) -> dict | None:
         return read_meta(path)
     except UsageError as error:
         warn(str(error))
-
-
-def _number(path: Path) -> int:
-    return int([0, *re.findall(r'\d+', path.stem)][-1])
 
 
 def warn_of_position(loop: BaseLoop, path: str, meta: dict) -> None:

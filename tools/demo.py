@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import mmengine
@@ -30,18 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 STEP = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (\S+).*?loss: (\S+)')
 
 
-class Task(NamedTuple):
-    """Pattern of its config, name of each metric in print, minutes of training on two cores."""
-
-    config: str
-    scores: dict[str, str]
-    minutes: int
-
-
-TASKS = {
-    'pose': Task('td-hm_*.py', {'coco/AP': 'OKS-AP'}, 7),
-    'detection': Task('mask-rcnn_*.py', {'coco/segm_mAP': 'mask AP', 'coco/bbox_mAP': 'box AP'}, 7),
-    'segmentation': Task('*head_*.py', {'mIoU': 'mIoU in percent'}, 5),
+# the config and minutes of training on two cores of each task, and its metrics as printed
+CONFIGS = {'pose': ('td-hm_*', 7), 'detection': ('mask-rcnn_*', 7), 'segmentation': ('*head_*', 5)}
+SCORES = {
+    'pose': {'coco/AP': 'OKS-AP'},
+    'detection': {'coco/segm_mAP': 'mask AP', 'coco/bbox_mAP': 'box AP'},
+    'segmentation': {'mIoU': 'mIoU in percent'},
 }
 
 
@@ -49,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Train, evaluate and draw on generated pictures')
     add = parser.add_argument
-    add('--task', choices=sorted(TASKS), default='pose', help='(%(default)s)')
+    add('--task', choices=list(CONFIGS), default='pose', help='(%(default)s)')
     add('--data-dir', type=Path, default=ROOT / 'data' / 'demo', help='generated pictures')
     add('--work-dir', type=Path, help='(work_dirs/demo_TASK)')
     add('--num-train', type=int, default=400, help='training pictures (%(default)s)')
@@ -92,16 +85,7 @@ def show_step(bar: tqdm, step: re.Match, epochs: int) -> None:
     bar.update((epoch - 1) * per_epoch + done - bar.n)
 
 
-def save_untrained(cfg: Config, path: Path) -> None:
-    """Save the initial weights, to show what training adds."""
-    torch.manual_seed(0)
-    init_default_scope(cfg.default_scope)
-    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': {}}, path)
-
-
-def evaluate(
-    config: Path, weights: Path, args: argparse.Namespace, *options: str | Path
-) -> dict[str, float]:
+def evaluate(config: Path, weights: Path, args: argparse.Namespace, *options: Path | str) -> dict:
     """The metrics of ``tools/test.py``."""
     out = args.work_dir / f'{weights.stem}.json'
     run_tool(
@@ -123,13 +107,13 @@ def largest_person(data_dir: Path) -> tuple[Path, list[float]]:
 def main() -> None:
     """Data, untrained score, training, score, pictures."""
     args = parse_args()
-    task, start = TASKS[args.task], time.time()
+    (pattern, minutes), start = CONFIGS[args.task], time.time()
     args.work_dir = args.work_dir or ROOT / 'work_dirs' / f'demo_{args.task}'
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    config = next((ROOT / 'configs' / 'demo').glob(task.config))
+    config = next((ROOT / 'configs' / 'demo').glob(f'{pattern}.py'))
     prepare_hosts()
     cfg = Config.fromfile(config)
-    print(f'MMToken demo, task {args.task}: about {task.minutes} minutes of training on two cores')
+    print(f'MMToken demo, task {args.task}: about {minutes} minutes of training on two cores')
 
     counts = f'--num-train {args.num_train} --num-val {args.num_val}'
     print(f'\n$ python tools/demo_data {os.path.relpath(args.data_dir)} {counts}', flush=True)
@@ -137,7 +121,9 @@ def main() -> None:
     print('pictures drawn' if written else 'pictures are there already')
 
     untrained = args.work_dir / 'untrained.pth'
-    save_untrained(cfg, untrained)
+    torch.manual_seed(0)
+    init_default_scope(cfg.default_scope)
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': {}}, untrained)
     before = evaluate(config, untrained, args)
     options = ['--cfg-options', f'train_cfg.max_epochs={args.epochs}'] if args.epochs else []
     run_tool(
@@ -158,7 +144,7 @@ def main() -> None:
         *('--out-dir', args.work_dir / 'tokens', *bbox),
         log=args.work_dir / 'token_maps.log',
     )
-    for metric, score in task.scores.items():
+    for metric, score in SCORES[args.task].items():
         # a detector that finds nothing has no metrics
         first, last = (scores.get(metric, 0.0) for scores in (before, after))
         print(f'\n{score} on {args.num_val} pictures that were not trained on:')
@@ -174,5 +160,4 @@ if __name__ == '__main__':
     except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        print('\ninterrupted; run the same command again to resume', file=sys.stderr)
-        sys.exit(130)
+        sys.exit('\ninterrupted; run the same command again to resume')

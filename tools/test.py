@@ -67,20 +67,16 @@ def check_outputs(out: str | None, dump: str | None, host: str) -> None:
         raise UsageError(f'--dump must name a FILE.pkl for the predictions, got {dump!r}')
     suffix = osp.splitext(out)[1] if out else '.json'
     if suffix not in (*PICKLES, '.json', *([''] if host == 'mmseg' else [])):
-        raise UsageError(
-            f'--out must be FILE.pkl (predictions), FILE.json (metrics) or, for mmseg, a folder '
-            f'(index masks), got {out!r} for {host}'
-        )
+        allowed = 'FILE.pkl (predictions), FILE.json (metrics) or, for mmseg, a folder (masks)'
+        raise UsageError(f'--out must be {allowed}, got {out!r} for {host}')
 
 
 def save_masks(runner: Runner, folder: str) -> None:
     """Let the metrics of mmseg write the predicted masks into a folder."""
     metrics = [m for m in runner.test_evaluator.metrics if hasattr(m, 'output_dir')]
     if not metrics:
-        raise UsageError(
-            f'--out FOLDER needs a metric with output_dir, got {folder!r} for a test_evaluator '
-            'without one; use IoUMetric, or --out FILE.pkl'
-        )
+        remedy = 'use IoUMetric, or --out FILE.pkl'
+        raise UsageError(f'--out FOLDER needs a metric with output_dir, got {folder!r}; {remedy}')
     mmengine.mkdir_or_exist(folder)
     for metric in metrics:
         metric.output_dir, metric.keep_results = folder, True
@@ -100,9 +96,9 @@ def use_tta(cfg: Config) -> None:
         reason = 'merges only boxes in mmdet, got a model with a mask_head'
     elif missing and host not in TTA_MODELS:
         reason = (
-            f'needs the fields tta_model and tta_pipeline, got a config of {host} without '
-            f'{" and ".join(missing)}; inherit from one that has them'
+            f'needs tta fields, got a config of {host} without {" and ".join(missing)}; inherit '
         )
+        reason += 'from one that has them'
     if reason:
         raise UsageError(f'--tta {reason}')
     for dataset in innermost(cfg.test_dataloader.dataset):
@@ -113,23 +109,20 @@ def use_tta(cfg: Config) -> None:
 def default_tta(pipeline: list[dict], host: str) -> list[dict]:
     """Return a test pipeline with the default views: mmdet flips, mmseg flips each of 6 scales."""
     # full names, which need neither a default scope nor an import before
-    own, shared = f'{host}.datasets.transforms', 'mmcv.transforms'
-    flip = dict(type=f'{own if host == "mmdet" else shared}.RandomFlip', direction='horizontal')
-    flips = [dict(flip, prob=prob) for prob in (1.0, 0.0)]
-    *before, _ = pipeline  # the last step packs the sample
-    if host == 'mmdet':
-        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-        pack = dict(type=f'{own}.PackDetInputs', meta_keys=(*keys, 'flip', 'flip_direction'))
-        views = [flips, [pack]]
-    else:
-        resize = dict(type=f'{shared}.Resize', keep_ratio=True)
+    own = 'mmdet.datasets.transforms' if host == 'mmdet' else 'mmcv.transforms'
+    flip = dict(type=f'{own}.RandomFlip', direction='horizontal')
+    *before, pack = pipeline
+    # by default, the last step keeps whether the view was flipped
+    pack = {key: value for key, value in pack.items() if key != 'meta_keys'}
+    views = [[dict(flip, prob=1.0), dict(flip, prob=0.0)], [pack]]
+    if host == 'mmseg':
+        resize = dict(type='mmcv.transforms.Resize', keep_ratio=True)
         scales = [dict(resize, scale_factor=factor) for factor in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]
         # the annotations keep their size and are loaded after both
         loading = [step for step in before if type_name(step) == 'LoadAnnotations']
         before = [step for step in before if step not in loading]
-        pack = dict(type=f'{own}.PackSegInputs')
-        views = [scales, flips[::-1], *([step] for step in loading), [pack]]
-    return [*before, dict(type=f'{shared}.TestTimeAug', transforms=views)]
+        views = [scales, views[0][::-1], *([step] for step in loading), [pack]]
+    return [*before, dict(type='mmcv.transforms.TestTimeAug', transforms=views)]
 
 
 def main() -> None:

@@ -38,18 +38,13 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.amp:
         kind = type_name(cfg.optim_wrapper)
         if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
-            raise UsageError(
-                f'--amp replaces an OptimWrapper, got optim_wrapper.type={kind!r}; set up mixed '
-                'precision in that wrapper instead'
-            )
+            raise UsageError(f'--amp replaces an OptimWrapper, got optim_wrapper.type={kind!r}')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise UsageError(
-                '--auto-scale-lr needs the batch size that the learning rate was chosen for, got a '
-                'config without it; add auto_scale_lr=dict(base_batch_size=GPUs * images per GPU)'
-            )
+            remedy = 'add auto_scale_lr=dict(base_batch_size=GPUs * images per GPU)'
+            raise UsageError(f'--auto-scale-lr needs the batch size of the learning rate; {remedy}')
         cfg.auto_scale_lr.enable = True
 
 

@@ -52,7 +52,7 @@ def test_failed_step_shows_the_end_of_its_output(tmp_path):
     assert 'nowhere.py' in (tmp_path / 'log').read_text()
 
 
-@pytest.mark.parametrize('name', demo.TASKS)
+@pytest.mark.parametrize('name', demo.CONFIGS)
 def test_order_of_the_steps_and_what_is_printed(name, data, tmp_path, monkeypatch, capsys):
     calls, scores = [], iter((0.125, 0.75))
 
@@ -60,7 +60,7 @@ def test_order_of_the_steps_and_what_is_printed(name, data, tmp_path, monkeypatc
         calls.append((tool, *arguments, epochs))
         after = dict(pairwise(arguments))
         if tool == 'test.py':
-            mmengine.dump(dict.fromkeys(demo.TASKS[name].scores, next(scores)), after['--out'])
+            mmengine.dump(dict.fromkeys(demo.SCORES[name], next(scores)), after['--out'])
         if tool == 'train.py':
             (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
         for k in range(13 if '--show-dir' in arguments else 0):
@@ -77,7 +77,7 @@ def test_order_of_the_steps_and_what_is_printed(name, data, tmp_path, monkeypatc
     assert trained[2].name == tokens[2].name == 'epoch_3.pth' and tokens[3].is_file()
     assert ('--bbox' in tokens) == (name == 'pose')
     printed = capsys.readouterr().out
-    for score in demo.TASKS[name].scores.values():
+    for score in demo.SCORES[name].values():
         expected = f'{score} on 3 pictures that were not trained on:\n  untrained 0.125\n'
         assert f'{expected}  trained   0.750' in printed
     assert {0, 3, 6, 9, 12} <= set(np.unique(cv2.imread(str(tmp_path / 'predictions.png'))))
@@ -85,18 +85,20 @@ def test_order_of_the_steps_and_what_is_printed(name, data, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(('name', 'known'), [('detection', INSTANCES), ('segmentation', CLASSES)])
 def test_classes_are_those_of_the_drawn_data(name, known):
-    cfg = Config.fromfile(next((demo.ROOT / 'configs' / 'demo').glob(demo.TASKS[name].config)))
+    cfg = Config.fromfile(
+        next((demo.ROOT / 'configs' / 'demo').glob(f'{demo.CONFIGS[name][0]}.py'))
+    )
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert tuple(loader.dataset.metainfo.classes) == known
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', demo.TASKS)
+@pytest.mark.parametrize('name', demo.CONFIGS)
 def test_whole_demo(tmp_path, monkeypatch, capsys, name):
     arguments = ('--task', name, '--data-dir', tmp_path / 'data', '--work-dir', tmp_path / 'work')
     for _ in range(2):  # the second time there is nothing left to train
         run_demo(monkeypatch, *arguments, '--num-train', 8, '--num-val', 2, '--epochs', 1)
         printed = capsys.readouterr().out
-        assert all(f'{s} on 2 pictures' in printed for s in demo.TASKS[name].scores.values())
+        assert all(f'{s} on 2 pictures' in printed for s in demo.SCORES[name].values())
     assert (tmp_path / 'work' / 'predictions.png').is_file()
     assert list((tmp_path / 'work' / 'tokens').glob('*.png'))

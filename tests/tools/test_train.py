@@ -85,6 +85,11 @@ def test_load_from_is_checked_if_there_is_nothing_to_resume(toy):
         toy.train('--resume', options=('load_from=no.pth',))
 
 
+def test_new_run_in_a_work_dir_with_checkpoints_warns(trained, capsys):
+    trained.train('--no-validate')
+    assert 'are overwritten; --resume continues from them' in capsys.readouterr().err
+
+
 def test_moved_work_dir(trained):
     trained.work_dir = trained.work_dir.rename(trained.folder / 'moved')
     trained.train('--resume', '--no-validate', options=('train_cfg.max_epochs=3',))
@@ -389,6 +394,13 @@ LOADER = 'train_dataloader'
         (['--show-dir', 'pictures'], [], '--show-dir need default_hooks.visualization'),
         (['--may-differ', 'x'], [], 'got neither load_from nor --resume'),
         (['--resume', 'no.pth'], [], r'checkpoint must be an existing file, got .*no\.pth'),
+        (
+            ['--resume', '.'],
+            [],
+            "--resume needs a file, got the folder '.'; name it with --work-dir",
+        ),
+        ([], ['train_cfg.max_epochs=-1'], "needs at least one iteration, got .*'max_epochs': -1"),
+        ([], ['optim_wrapper.optimizer.type=Adam'], "argument 'momentum'.* add _delete_=True to"),
     ],
 )
 def test_refused(toy, arguments, options, message):
@@ -425,7 +437,7 @@ def test_diverging_run_stops_before_it_saves(toy):
 
 def test_epoch_without_a_batch_is_not_saved():
     # a sampler that sorts samples by shape may drop them all
-    with pytest.raises(UsageError, match='got an epoch without a batch; use a smaller'):
+    with pytest.raises(UsageError, match='got an epoch without; use a smaller'):
         CheckStepsHook().after_train_epoch(SimpleNamespace(iter=0))
 
 

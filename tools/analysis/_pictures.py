@@ -15,12 +15,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
 from torch import Tensor
 
-IMAGENET = dict(
-    type='mmengine.ImgDataPreprocessor',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    bgr_to_rgb=True,
-)
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 DRAWN_SIDE = 640  # pictures are enlarged by whole numbers to about this many pixels
 
 
@@ -30,10 +25,9 @@ class View:
     Args:
         cfg: Config of a model. Without a data preprocessor, pictures are read as they are and
             normalised with the mean and std of ImageNet.
-        device: Where the inputs go.
     """
 
-    def __init__(self, cfg: Config, device: str = 'cpu') -> None:
+    def __init__(self, cfg: Config) -> None:
         init_default_scope(cfg.get('default_scope') or 'mmengine')
         preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
         steps = _test_pipeline(cfg)
@@ -42,11 +36,12 @@ class View:
         pack = []
         if not preprocessor:
             print('note: no data_preprocessor in the config: ImageNet mean, std', file=sys.stderr)
-            preprocessor, steps, pack = IMAGENET, [dict(type='mmcv.LoadImageFromFile')], [_pack]
+            preprocessor = dict(IMAGENET, type='mmengine.ImgDataPreprocessor')
+            steps, pack = [dict(type='mmcv.LoadImageFromFile')], [_pack]
         self._takes_box = any(step['type'] == 'GetBBoxCenterScale' for step in steps)
         self._is_rgb = preprocessor.get('bgr_to_rgb', False)
         self._pipeline = Compose([*build(cfg, TRANSFORMS, steps), *pack])
-        self._preprocessor = build(cfg, MODELS, [preprocessor])[0].to(device)
+        self._preprocessor = build(cfg, MODELS, [preprocessor])[0]
 
     @torch.no_grad()
     def __call__(self, path: Path, box: Sequence[float] | None = None) -> tuple[Tensor, np.ndarray]:
@@ -69,14 +64,11 @@ class View:
                 found.update(bbox=np.float32([corners]), bbox_score=np.ones(1, np.float32))
             found = self._pipeline(found)
         except (FileNotFoundError, AssertionError, AttributeError, cv2.error) as error:
-            raise UsageError(
-                f'an image must be a picture that OpenCV reads, got {str(path)!r} ({error})'
-            ) from error
-        if not isinstance(found.get('inputs'), Tensor):
-            raise UsageError(
-                'the test pipeline must pack one tensor of inputs, got '
-                f'{type(found.get("inputs")).__name__}; draw without test-time augmentation'
-            )
+            text = f'an image must be a picture that OpenCV reads, got {str(path)!r} ({error})'
+            raise UsageError(text) from error
+        if not isinstance(found.get('inputs'), Tensor):  # test-time augmentation
+            kind = type(found.get('inputs')).__name__
+            raise UsageError(f'the test pipeline must pack one tensor of inputs, got {kind}')
         inputs = self._preprocessor(pseudo_collate([found]), training=False)['inputs']
         return inputs, self._as_picture(inputs[0])
 
@@ -87,7 +79,7 @@ class View:
             image = 255 * (image - image.min()) / (image.max() - image.min())
         image = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
         image = image if self._is_rgb else image.flip(0)  # the hosts read pictures as BGR
-        image = image.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+        image = image.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
         scale = max(1, round(DRAWN_SIDE / max(image.shape[:2])))
         return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
 
@@ -109,8 +101,8 @@ def _corners(box: Sequence[float] | None, height: int, width: int) -> list[float
     """Left, top, right and bottom of a box that overlaps the image."""
     left, top, w, h = box = box or (0, 0, width, height)
     if min(w, h, width - left, height - top, left + w, top + h) <= 0:
-        raise UsageError(
-            '--bbox must be left, top and a positive width and height, and must overlap the image '
-            f'of {width} x {height} pixels, got {box}'
+        rule = (
+            '--bbox must be left, top and a positive width and height, and must overlap the image'
         )
+        raise UsageError(f'{rule} of {width} x {height} pixels, got {box}')
     return [left, top, left + w, top + h]

@@ -41,7 +41,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--train', action='store_true', help='time forward + backward as well; no optimizer')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')
     add('--device', default='cpu', help='cpu or cuda (cpu)')
-    add('--threads', type=count, help='CPU threads (as PyTorch chooses)')
     add('--check-parity', type=float, metavar='ATOL', help='outputs must agree to this')
     return parser.parse_args(argv)
 
@@ -49,8 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def read_variant(texts: list[str]) -> dict[str, Any]:
     """``['a.b=1', 'c=x']`` as ``--cfg-options`` reads them."""
     if not texts or not all('=' in text for text in texts):
-        found = ' '.join(texts) or 'a name alone'
-        raise UsageError(f'--variant must be NAME KEY=VALUE ..., got {found!r}')
+        raise UsageError(f'--variant must be NAME KEY=VALUE ..., got {texts} after NAME')
     return _models.make_parser('').parse_args(['--cfg-options', *texts]).cfg_options
 
 
@@ -83,13 +81,13 @@ def check_parity(models: dict[str, nn.Module], work: Workload, atol: float) -> d
         except RuntimeError as error:
             raise UsageError(
                 f'--check-parity needs models that share weights, but {name!r} does not take those '
-                f'of {first!r}: {str(error).splitlines()[-1].strip()}; compare it without the check'
+                f'of {first!r}: {str(error).splitlines()[-1].strip()}'
             ) from error
         found[name] = timing.largest_difference(work.forward(model), expected)
         if not found[name] <= atol:
             raise UsageError(
                 f'no speed-up without parity: outputs of {name!r} must be within {atol:g} of '
-                f'{first!r}, got {found[name]:g}; fix it, or compare without --check-parity'
+                f'{first!r}, got {found[name]:g}'
             )
     return found
 
@@ -155,8 +153,6 @@ def format_results(by_name: dict[str, dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Build, compare, time, print."""
     args = parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     models = build_models(args)
     torch.manual_seed(0)
     channels = _models.image_channels(next(iter(models.values())))

@@ -38,7 +38,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     text = 'heat maps of these clusters or tokens only, counted from 0 (at most 100, evenly spread)'
     add('--maps', type=int, nargs='+', metavar='N', help=text)
     add('--overwrite', action='store_true', help='write into a folder that has files')
-    add('--device', default='cpu', help='(cpu)')
     args = parser.parse_args(argv)
     if args.random_weights:
         args.images.insert(0, Path(args.checkpoint))
@@ -81,12 +80,12 @@ def main(argv: list[str] | None = None) -> None:
     """Draw all pictures."""
     args = parse_args(argv)
     cfg = read_config(args.config, args.cfg_options)
-    backbone = build_part(cfg, 'backbone').backbone.eval().to(args.device)
+    backbone = build_part(cfg, 'backbone').backbone.eval()
     if args.random_weights:
         print('warning: random weights; regions follow colours and edges only', file=sys.stderr)
     else:
         load_weights(backbone, args.checkpoint)
-    view = View(cfg, args.device)
+    view = View(cfg)
     seen = [view(path, args.bbox) for path in args.images]  # all, before anything is written
     for stem, (inputs, picture) in zip(unique_stems(args.images), tqdm(seen, disable=None)):
         drawn = draw(backbone, inputs, picture, args)

@@ -1,4 +1,4 @@
-"""Command line: ``python tools/demo_data OUT_DIR [--num-train 300] [--num-val 60] ...``."""
+"""Command line: ``python tools/demo_data OUT_DIR [--num-train 300] [--num-val 60]``."""
 
 import argparse
 import sys
@@ -13,11 +13,9 @@ parser = argparse.ArgumentParser('python tools/demo_data', description='Draw dem
 parser.add_argument('out_dir', help='folder to make')
 parser.add_argument('--num-train', type=int, default=300, help='training images (300)')
 parser.add_argument('--num-val', type=int, default=60, help='validation images (60)')
-parser.add_argument('--size', type=int, nargs=2, default=(256, 320), help='H W (256 320)')
-parser.add_argument('--seed', type=int, default=0, help='0 or more (0)')
 args = parser.parse_args()
 try:
-    made = write_demo_data(args.out_dir, args.num_train, args.num_val, args.size, args.seed)
+    made = write_demo_data(args.out_dir, args.num_train, args.num_val)
 except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
 except KeyboardInterrupt:

@@ -57,10 +57,8 @@ def write_demo_data(
         other = [f'{k}={found.get(k)} instead of {v}' for k, v in meta.items() if v != found.get(k)]
         if not other:
             return False
-        raise FileExistsError(
-            f'the output folder must be new, empty or hold the same data, got {out_dir} with '
-            f'{", ".join(other)}; delete it or choose another folder'
-        )
+        rule = f'the output folder must be new, empty or hold the same data, got {out_dir} with'
+        raise FileExistsError(f'{rule} {", ".join(other)}; delete it or choose another folder')
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{out_dir.name}-', dir=out_dir.parent) as scratch:
         made = Path(scratch, 'made')

@@ -43,7 +43,6 @@ def run(*command: object) -> None:
             raise
     if process.returncode:
         tail = '\n'.join(LOG.read_text(errors='replace').splitlines()[-15:])
-        raise SystemExit(
-            f'{tail}\nset-up: {" ".join(words)}\nfailed with exit code {process.returncode}, the '
-            f'full log is {LOG}; fix the cause and run the same make again to continue'
-        )
+        failed = f'{" ".join(words)}\nfailed with exit code {process.returncode}'
+        remedy = 'fix the cause and run the same make again to continue'
+        raise SystemExit(f'{tail}\nset-up: {failed}, the full log is {LOG}; {remedy}')

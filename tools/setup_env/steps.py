@@ -48,6 +48,7 @@ def set_up(root: Path, requirements: str) -> None:
     with open(wheels.cache_root() / 'setup.lock', 'a') as lock:
         print(f'set-up: taking {lock.name} (waits while another set-up runs)')
         fcntl.flock(lock, fcntl.LOCK_EX)
+        print(f'set-up: installing what is missing of {len(pins)} packages (1 to 5 minutes)')
         install({**sections['base'], **sections['dev']}, '-c', root / requirements)
         install(sections['no-deps'], *wheels.OPTIONS)
         for package in sections['source']:
@@ -76,8 +77,6 @@ def install(pins: dict[str, str], *options: object) -> None:
     """Install the pins that are missing."""
     missing = [f'{name}=={pin}' for name, pin in pins.items() if installed(name) != pin]
     if missing:
-        takes = '1 to 5 minutes' if 'torch' in pins else 'seconds'
-        print(f'set-up: installing {len(missing)} packages: {missing[0]}, ... ({takes})')
         run(*PIP, 'install', *options, *missing)
 
 
