@@ -22,8 +22,8 @@ from mmtoken.common.strict_load import check_patterns, matches_any, value_differ
 from mmtoken.common.weights import read_checkpoint as read_safely
 from torch import nn
 
+# what a split is for, and its third field; mmengine needs all fields of a split, or none
 ACTIVITIES = dict(train='training', val='validation', test='testing')
-# the third field of each split; mmengine needs all fields of a split, or none
 THIRD_FIELDS = dict(train='optim_wrapper', val='val_evaluator', test='test_evaluator')
 # heads that predict one score per class of the data set, unlike those of proposals
 CLASS_HEADS = 'bbox_head mask_head panoptic_head decode_head roi_head.bbox_head roi_head.mask_head'
@@ -49,9 +49,7 @@ def check_device(cfg: Config, split: str) -> None:
     if split == 'train' and type_name(cfg.optim_wrapper) == 'AmpOptimWrapper':
         raise UsageError('mixed precision needs an accelerator, got device=cpu; train without it')
     if cfg.launcher != 'none':  # mmengine tells processes apart by their accelerator
-        raise UsageError(
-            f'--launcher needs accelerators, got {cfg.launcher!r} with device=cpu; run without it'
-        )
+        raise UsageError('--launcher needs accelerators, got device=cpu; run without it')
 
 
 def check_files(cfg: Config, split: str) -> None:
@@ -101,19 +99,13 @@ def build_loop(runner: Runner, split: str) -> None:
         size = len(DATASETS.build(dict(loader_cfg['dataset'], serialize_data=False)))
         if size:
             raise
-    if size == 0:
-        raise UsageError(
-            f'{split}_dataloader.dataset must hold at least one sample, got 0 from ann_file='
-            f'{loader_cfg["dataset"].get("ann_file")!r}; check that filter_cfg, indices and '
-            'metainfo keep some of its annotations'
-        )
     # an infinite sampler fills any batch
-    too_few = isinstance(loop.dataloader.sampler, DefaultSampler) and not len(loop.dataloader)
-    if too_few or getattr(loop, 'max_iters', 1) < 1:
+    finite = size and isinstance(loop.dataloader.sampler, DefaultSampler)
+    if not size or (finite and not len(loop.dataloader)) or getattr(loop, 'max_iters', 1) < 1:
         raise UsageError(
             f'{ACTIVITIES[split]} needs at least one iteration, got {size} samples in batches of '
-            f'{loader_cfg.get("batch_size")} and {split}_cfg={runner.cfg[f"{split}_cfg"]}; use a '
-            'smaller batch_size, drop_last=False, or more epochs'
+            f'{loader_cfg.get("batch_size")} and {split}_cfg={runner.cfg[f"{split}_cfg"]}; use '
+            'a smaller batch_size, drop_last=False, more epochs, or another filter_cfg'
         )
     if isinstance(runner.model, nn.Module):  # sharded strategies build it later
         check_classes(unwrap(runner.model), getattr(dataset, 'metainfo', {}), split)
@@ -168,11 +160,8 @@ def read_checkpoint(path: str) -> dict:
 class StrictLoadHook(Hook):
     """Refuse a checkpoint that does not fit the model, or whose values are not finite.
 
-    mmengine would only log a warning and keep random weights wherever the two differ.
-
-    Args:
-        declared: Regular expressions, matched from the start of a key, of weights that may differ,
-            e.g. ``head.`` when a pose model is fine-tuned to other joints.
+    mmengine would only log a warning and keep random weights wherever the two differ. ``declared``
+    are regular expressions, matched from the start of a key, of weights that may differ.
     """
 
     priority = 'VERY_LOW'
@@ -217,9 +206,7 @@ class StrictLoadHook(Hook):
 class CheckStepsHook(Hook):
     """Stop a run whose loss is not finite, or that trains nothing, before it saves a checkpoint."""
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Check the losses of every iteration; mmengine reads their values anyway."""
         losses = {key: torch.as_tensor(v) for key, v in (outputs or {}).items() if 'loss' in key}
         wrong = [f'{key}={v.tolist()}' for key, v in losses.items() if not v.isfinite().all()]
@@ -233,9 +220,7 @@ class CheckStepsHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Raise after an epoch without batches, which would save the initial weights."""
         if runner.iter == 0:
-            raise UsageError(
-                'training needs batches, got an epoch without; use a smaller batch_size'
-            )
+            raise UsageError('training needs batches, got an epoch without; lower batch_size')
 
 
 def build_runner(cfg: Config, may_differ: Sequence[str], *splits: str) -> Runner:

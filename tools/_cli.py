@@ -61,6 +61,22 @@ def make_runner_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def refused_keys() -> Iterator[None]:
+    """Name the remedy where a dict of a config does not fit the base that it is merged into."""
+    known = 'child config cannot inherit|unexpected keyword argument|needs exactly the keys'
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not re.search(known, str(error)):
+            raise
+        raise UsageError(
+            'a dict of a config keeps the keys of its base, and its class must know all of them, '
+            f'got "{shorten(str(error), 400)}"; add _delete_=True to the dict to replace the base'
+        ) from error
+
+
+@refused_keys()
 def read_config(path: str, options: dict[str, Any]) -> Config:
     """Read a config and apply ``--cfg-options``."""
     prepare_hosts()
@@ -79,14 +95,6 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
     except ImportError as error:
         rule = f'modules of a config must be importable, got "{error.__context__ or error}"'
         raise UsageError(f'{rule}; put their folder on PYTHONPATH') from error
-    except TypeError as error:
-        found = re.match(r"(?s)(.+) in child config cannot .* type (<class '\w+'>)", str(error))
-        if found is None:
-            raise
-        raise UsageError(
-            'a dict of a config is merged into its base, which must be a dict, got '
-            f'{shorten(found[1], 200)} over a {found[2]}; add _delete_=True to replace the value'
-        ) from error
     return cfg
 
 
@@ -203,20 +211,6 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         if cfg.get('visualizer') is None:
             raise UsageError('--show-dir needs the field visualizer, got a config without it')
         cfg.visualizer.save_dir = folder
-
-
-@contextmanager
-def refused_keys() -> Iterator[None]:
-    """Name the usual origin of a key that a class refuses: the base of the config."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if not re.search('unexpected keyword argument|needs exactly the keys', str(error)):
-            raise
-        raise UsageError(
-            f'keys of a config must be arguments of its classes, got "{error}"; if one comes from '
-            'the base of the config, add _delete_=True to the dict that holds it'
-        ) from error
 
 
 def run(main: Callable[[], None], errors: type | tuple[type, ...] = UsageError) -> None:

@@ -12,14 +12,9 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, find_latest_checkpoin
 def resume(cfg: Config, path: str | None) -> dict | None:
     """Set the fields by which the runner resumes from a checkpoint, if one is asked for.
 
-    Args:
-        cfg: The config; ``resume``, ``load_from`` and ``randomness`` change.
-        path: A checkpoint, 'auto' for the newest whole one in the work directory, or None to do
-            as the config says. If there is no checkpoint, the run starts from ``load_from``.
-
-    Returns:
-        The meta-information of the checkpoint; None if there is none, or for a folder, which only
-        the strategy that wrote it can read.
+    ``path`` is a checkpoint, 'auto' for the newest whole one in the work directory, or None to do
+    as the config says. If there is no checkpoint, the run starts from ``load_from``. Returns the
+    meta-information of the checkpoint, except for a folder, which only its strategy can read.
     """
     if cfg.get('resume'):
         path = path or cfg.get('load_from') or 'auto'

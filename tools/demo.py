@@ -27,8 +27,6 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 STEP = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (\S+).*?loss: (\S+)')
-
-
 # the config and minutes of training on two cores of each task, and its metrics as printed
 CONFIGS = {'pose': ('td-hm_*', 7), 'detection': ('mask-rcnn_*', 7), 'segmentation': ('*head_*', 5)}
 SCORES = {
@@ -52,10 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run_tool(name: str, *arguments: str | Path, log: Path, epochs: int = 0) -> None:
-    """Print and run a command of ``tools/``, and append its output to ``log``.
-
-    With ``epochs``, show the progress of a training run of that many epochs.
-    """
+    """Print and run a command of ``tools/``, log its output, show progress if it has epochs."""
     shown = [os.path.relpath(a) if isinstance(a, Path) else str(a) for a in arguments]
     print(f'\n$ python tools/{name} {" ".join(shown)}', flush=True)
     command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]

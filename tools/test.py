@@ -48,9 +48,7 @@ class OutputHook(Hook):
         self.evaluator = Evaluator([dict(type=kind, out_file_path=path) for path in pickles])
         self.metrics = [path for path in paths if path.endswith('.json')]
 
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: object, outputs: Sequence
-    ) -> None:
+    def after_test_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Collect the predictions of one batch."""
         self.evaluator.process(outputs, data_batch)
 

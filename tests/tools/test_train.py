@@ -218,7 +218,11 @@ def test_config_styles_train_the_same(trained, style):
 @pytest.mark.parametrize(
     ('base', 'child', 'message'),
     [
-        ("'tiny'", 'dict(dim=8)', "got arch={'dim': 8} over a <class 'str'>; add _delete_=True to"),
+        (
+            "'tiny'",
+            'dict(dim=8)',
+            "arch={'dim': 8} in child .* is of type <class 'str'>.* add _delete_=True to",
+        ),
         (
             'dict(dim=4, depth=2)',
             'dict(dims=8)',
@@ -235,7 +239,7 @@ def test_dict_that_its_base_needs_to_be_deleted_for(toy, base, child, message):
     text = f"_base_ = 'base.py'\nmodel = dict(inner=dict(arch={child}))"
     with pytest.raises(UsageError, match=message) if message else nullcontext():
         toy.train('--no-validate', config=toy.write('child.py', text))
-    if message and 'over' in message:  # the same, from the command line
+    if message and 'child' in message:  # the same, from the command line
         with pytest.raises(UsageError, match=message):
             toy.train(options=('model.inner.arch.dim=8',), config=toy.folder / 'base.py')
 
@@ -414,7 +418,7 @@ def test_empty_data_set(toy, split):
     toy.annotate([], 'empty.json')
     dataset = f'{split}_dataloader.dataset'
     wrong = (f'{dataset}.ann_file=empty.json', f'{dataset}.serialize_data=True')
-    with pytest.raises(UsageError, match=f'{split}_dataloader.*at least one sample, got 0 from'):
+    with pytest.raises(UsageError, match=f'{split}.* needs at least one iteration, got 0 samp'):
         toy.train(options=wrong)
 
 
@@ -437,13 +441,13 @@ def test_diverging_run_stops_before_it_saves(toy):
 
 def test_epoch_without_a_batch_is_not_saved():
     # a sampler that sorts samples by shape may drop them all
-    with pytest.raises(UsageError, match='got an epoch without; use a smaller'):
+    with pytest.raises(UsageError, match='got an epoch without; lower batch_size'):
         CheckStepsHook().after_train_epoch(SimpleNamespace(iter=0))
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
-    [(['--amp'], 'device=cpu; train'), (['--launcher', 'pytorch'], "got 'pytorch' .*=cpu; run")],
+    [(['--amp'], 'device=cpu; train'), (['--launcher', 'pytorch'], 'device=cpu; run')],
 )
 def test_needs_an_accelerator(toy, monkeypatch, arguments, message):
     monkeypatch.setattr('_checks.get_device', lambda: 'cpu')

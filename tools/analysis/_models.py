@@ -28,14 +28,7 @@ run = partial(_cli.run, errors=(FileNotFoundError, ValueError))
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     """Add what is measured, and a file for the numbers."""
     add = parser.add_argument
-    add(
-        '--shape',
-        type=at_least(1),
-        nargs=2,
-        required=True,
-        metavar=('H', 'W'),
-        help='input in pixels',
-    )
+    add('--shape', type=at_least(1), nargs=2, required=True, metavar=('H', 'W'), help='in pixels')
     add('--part', choices=['backbone', 'neck', 'model'], default='model', help='(model)')
     add('--json', type=Path, metavar='FILE', help='write all numbers as well')
 

@@ -22,9 +22,7 @@ DRAWN_SIDE = 640  # pictures are enlarged by whole numbers to about this many pi
 class View:
     """The test pipeline and the data preprocessor of a config.
 
-    Args:
-        cfg: Config of a model. Without a data preprocessor, pictures are read as they are and
-            normalised with the mean and std of ImageNet.
+    Without the latter, pictures are read as they are and normalised with ImageNet's mean and std.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -45,15 +43,10 @@ class View:
 
     @torch.no_grad()
     def __call__(self, path: Path, box: Sequence[float] | None = None) -> tuple[Tensor, np.ndarray]:
-        """Run the pipeline.
+        """Return normalised inputs ``(1, C, H, W)``, and ``(h, w, 3)`` uint8 RGB, enlarged.
 
-        Args:
-            path: Picture file, also behind a file backend of mmengine.
-            box: Left, top, width and height of a person, for top-down pipelines; by default the
-                whole picture.
-
-        Returns:
-            Normalised inputs ``(1, C, H, W)``, and the same as ``(h, w, 3)`` uint8 RGB, enlarged.
+        The picture file may be behind a file backend of mmengine. Top-down pipelines crop ``box``,
+        left, top, width and height of a person, by default the whole picture.
         """
         if box is not None and not self._takes_box:
             raise UsageError('--bbox needs a top-down pipeline (GetBBoxCenterScale), got another')

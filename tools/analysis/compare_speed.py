@@ -24,7 +24,6 @@ from torch import nn
 from tqdm import tqdm
 
 KINDS = {'forward': 'forward, eval', 'train': 'training step: forward + backward'}
-Results = dict[str, dict[str, dict[str, Any]]]  # kind of call, model, times_ms and peak_bytes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,17 +44,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_variant(texts: list[str]) -> dict[str, Any]:
-    """``['a.b=1', 'c=x']`` as ``--cfg-options`` reads them."""
-    if not texts or not all('=' in text for text in texts):
-        raise UsageError(f'--variant must be NAME KEY=VALUE ..., got {texts} after NAME')
-    return _models.make_parser('').parse_args(['--cfg-options', *texts]).cfg_options
-
-
 def build_models(args: argparse.Namespace) -> dict[str, nn.Module]:
     """Name to model, in the order of the command line."""
     wanted = [(path, Path(path).stem, {}) for path in args.configs]
-    wanted += [(args.configs[0], name, read_variant(texts)) for name, *texts in args.variant]
+    for name, *texts in args.variant:
+        if not texts or not all('=' in text for text in texts):
+            raise UsageError(f'--variant must be NAME KEY=VALUE ..., got {texts} after NAME')
+        options = _models.make_parser('').parse_args(['--cfg-options', *texts]).cfg_options
+        wanted.append((args.configs[0], name, options))
     if len(wanted) < 2:
         raise UsageError(f'this needs two or more models, got {args.configs}; add a --variant')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
@@ -92,10 +88,10 @@ def check_parity(models: dict[str, nn.Module], work: Workload, atol: float) -> d
     return found
 
 
-def measure(models: dict[str, nn.Module], work: Workload, args: argparse.Namespace) -> Results:
+def measure(models: dict[str, nn.Module], work: Workload, args: argparse.Namespace) -> dict:
     """Time all models, then look at the memory of each."""
     device = work.images.device
-    results: Results = {}
+    results = {}
     for kind in KINDS if args.train else ['forward']:
         calls = {name: partial(getattr(work, kind), model) for name, model in models.items()}
         with tqdm(total=args.warmup + args.rounds, desc=kind, unit='round') as bar:

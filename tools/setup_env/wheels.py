@@ -9,7 +9,6 @@ from pathlib import Path
 from setup_env.shell import PIP, run
 
 OPTIONS = ('--no-deps', '--no-build-isolation')
-MEMORY_PER_JOB = 2 * 10**9  # bytes used by one compiler process of mmcv's ops
 FLAGS = '-O2 -g0 -DNDEBUG -fwrapv'  # setuptools uses CFLAGS in place of Python's own flags
 
 
@@ -48,7 +47,7 @@ def build_wheel(package: str, pins: dict[str, str]) -> str:
         shutil.unpack_archive(next(sdist.iterdir()), unpacked)
         os.replace(next(unpacked.iterdir()), source)
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    jobs = max(1, min(len(os.sched_getaffinity(0)), memory // MEMORY_PER_JOB))
+    jobs = max(1, min(len(os.sched_getaffinity(0)), memory // 2_000_000_000))  # 2 GB a compiler
     defaults = dict(MMCV_WITH_OPS='1', MAX_JOBS=str(jobs), CFLAGS=FLAGS, CXXFLAGS=FLAGS)
     if os.environ.get('FORCE_CUDA') != '1':
         defaults['CUDA_VISIBLE_DEVICES'] = ''  # mmcv needs nvcc as soon as a GPU is visible

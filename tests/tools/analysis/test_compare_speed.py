@@ -56,8 +56,8 @@ def test_weights_are_the_same_in_every_run(toy_config):
     [
         ([], r'needs two or more models, got \[.*toy.py.\]; .*--variant'),
         ([*SAME, *SAME], "needs its own name, got 'same' twice"),
-        (['--variant', 'bare'], 'NAME KEY=VALUE ..., got \\[\\] after NAME'),
-        (['--variant', 'x', 'oops'], "NAME KEY=VALUE ..., got 'oops'"),
+        (['--variant', 'bare'], r'NAME KEY=VALUE ..., got \[\] after NAME'),
+        (['--variant', 'x', 'oops'], r"NAME KEY=VALUE ..., got \['oops'\]"),
         ([*SAME, '--shape', '16', '32'], 'at least 29 pixels .* got 16x32'),
     ],
 )
