@@ -103,9 +103,10 @@ def build_loop(runner: Runner, split: str) -> None:
     finite = size and isinstance(loop.dataloader.sampler, DefaultSampler)
     if not size or (finite and not len(loop.dataloader)) or getattr(loop, 'max_iters', 1) < 1:
         raise UsageError(
-            f'{ACTIVITIES[split]} needs at least one iteration, got {size} samples in batches of '
-            f'{loader_cfg.get("batch_size")} and {split}_cfg={runner.cfg[f"{split}_cfg"]}; use '
-            'a smaller batch_size, drop_last=False, more epochs, or another filter_cfg'
+            f'{ACTIVITIES[split]} needs at least one iteration, got {size} samples of ann_file='
+            f'{loader_cfg["dataset"].get("ann_file")!r}, batch_size={loader_cfg.get("batch_size")} '
+            f'and {split}_cfg={runner.cfg[f"{split}_cfg"]}; use a smaller batch_size, '
+            'drop_last=False, more epochs, or a filter_cfg and metainfo that keep more samples'
         )
     if isinstance(runner.model, nn.Module):  # sharded strategies build it later
         check_classes(unwrap(runner.model), getattr(dataset, 'metainfo', {}), split)

@@ -1,4 +1,4 @@
-"""Arguments, configs and runners, shared by train.py and test.py."""
+"""Arguments and configs, shared by train.py, test.py and the tools of analysis."""
 
 import argparse
 import difflib
@@ -72,7 +72,7 @@ def refused_keys() -> Iterator[None]:
             raise
         raise UsageError(
             'a dict of a config keeps the keys of its base, and its class must know all of them, '
-            f'got "{shorten(str(error), 400)}"; add _delete_=True to the dict to replace the base'
+            f'got "{shorten(str(error), 400)}"; correct the keys, or add _delete_=True to the dict'
         ) from error
 
 

@@ -19,8 +19,8 @@ def resume(cfg: Config, path: str | None) -> dict | None:
     if cfg.get('resume'):
         path = path or cfg.get('load_from') or 'auto'
     if not path:
-        if any(Path(cfg.work_dir).glob('*.pth')):
-            warn(f'checkpoints in {cfg.work_dir!r} are overwritten; --resume continues from them')
+        if Path(cfg.work_dir, 'last_checkpoint').exists():
+            warn(f'{cfg.work_dir!r} holds checkpoints, which are overwritten; --resume continues')
         return None
     if path == 'auto':
         path, meta = find_newest(cfg)

@@ -87,7 +87,7 @@ def test_load_from_is_checked_if_there_is_nothing_to_resume(toy):
 
 def test_new_run_in_a_work_dir_with_checkpoints_warns(trained, capsys):
     trained.train('--no-validate')
-    assert 'are overwritten; --resume continues from them' in capsys.readouterr().err
+    assert 'holds checkpoints, which are overwritten; --resume continues' in capsys.readouterr().err
 
 
 def test_moved_work_dir(trained):
@@ -221,7 +221,7 @@ def test_config_styles_train_the_same(trained, style):
         (
             "'tiny'",
             'dict(dim=8)',
-            "arch={'dim': 8} in child .* is of type <class 'str'>.* add _delete_=True to",
+            "arch={'dim': 8} in child .* is of type <class 'str'>.* add _delete_=True to the dict",
         ),
         (
             'dict(dim=4, depth=2)',
@@ -373,7 +373,7 @@ LOADER = 'train_dataloader'
         (
             [],
             [f'{LOADER}.batch_size=5', f'{LOADER}.drop_last=True'],
-            'got 4 samples in batches of 5',
+            'got 4 samples of .*train.json., batch_size=5',
         ),
         ([], ['train_cfg.max_epochs=0'], "needs at least one iteration, got .*'max_epochs': 0"),
         (
@@ -404,7 +404,11 @@ LOADER = 'train_dataloader'
             "--resume needs a file, got the folder '.'; name it with --work-dir",
         ),
         ([], ['train_cfg.max_epochs=-1'], "needs at least one iteration, got .*'max_epochs': -1"),
-        ([], ['optim_wrapper.optimizer.type=Adam'], "argument 'momentum'.* add _delete_=True to"),
+        (
+            [],
+            ['optim_wrapper.optimizer.type=Adam'],
+            "argument 'momentum'.* add _delete_=True to the dict",
+        ),
     ],
 )
 def test_refused(toy, arguments, options, message):
