@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -91,6 +93,46 @@ def test_scattered_sums_count_but_integers_do_not():
     index = torch.tensor([0, 1, 1])
     assert macs(torch.zeros(2, 4).index_add, 0, index, torch.ones(3, 4)) == {'transforms': 12}
     assert macs(torch.zeros(2, dtype=torch.long).scatter_add, 0, index, index) == {'transforms': 0}
+
+
+A, B = torch.zeros(2, 3, 4), torch.zeros(2, 4, 5)
+PRODUCTS = {  # name of the product: its operands, kind and multiply-adds
+    'mm': (A[0], B[0], 'linear', 60),
+    'mv': (A[0], B[0, :, 0], 'linear', 12),
+    'bmm': (A, B, 'attention', 120),
+    'addmm': (A[0], B[0], 'linear', 60),
+    'addmv': (A[0], B[0, :, 0], 'linear', 12),
+    'addbmm': (A, B, 'linear', 120),
+    'baddbmm': (A, B, 'attention', 120),
+}
+
+
+@pytest.mark.parametrize('variant', ['plain', 'out', 'in place'])
+@pytest.mark.parametrize('name', PRODUCTS)
+def test_every_variant_of_a_product_counts(name, variant):
+    *operands, kind, number = PRODUCTS[name]
+    product = getattr(torch, name)
+    if 'add' in name:
+        result = operands[0] @ operands[1]
+        operands.insert(0, result.sum(0) if name == 'addbmm' else result)
+    if variant == 'in place':
+        product = getattr(torch.Tensor, f'{name}_', product)  # mm, mv and bmm have none
+    elif variant == 'out':
+        product = partial(product, out=torch.empty(0))
+    assert macs(product, *operands) == {kind: number}
+
+
+def test_products_that_a_module_recomputes_count_once():
+    class Distances(nn.Module):
+        counts_as = {'': 'clustering'}
+        recomputes = ('baddbmm_',)
+
+        def forward(self, x):
+            return torch.bmm(x, x.mT).baddbmm_(x, x.mT)
+
+    model = nn.Sequential(Distances())
+    counted = count_complexity(model, lambda: model(torch.zeros(2, 5, 4)))
+    assert counted.macs == {'0': {'clustering': 2 * 5 * 5 * 4}}
 
 
 def test_products_of_a_clustering_module_are_clustering():

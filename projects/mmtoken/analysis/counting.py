@@ -10,7 +10,8 @@ One multiply with one add counts 1. Operations are counted where PyTorch dispatc
                 modules that assign patches to clusters, and the weighted sums over patches
     transforms  sums over gathered rows (tokens to map and back, merging): 1 per number added
 
-Biases, norms, activations, softmax, pooling, sorting and searching count 0.
+Biases, norms, activations, softmax, pooling, sorting and searching count 0, as do operations that
+a module lists in ``recomputes``: they repeat products that it does not store.
 """
 
 from __future__ import annotations
@@ -121,12 +122,13 @@ _OURS: dict[str, tuple[int, str | None, Callable[..., int]]] = {
     '_embedding_bag': (2, 'transforms', _bag_macs),
     '_embedding_bag_forward_only': (2, 'transforms', _bag_macs),
     'index_add': (4, 'transforms', _added_macs),
-    'index_add_': (4, 'transforms', _added_macs),
     'scatter_add': (4, 'transforms', _added_macs),
-    'scatter_add_': (4, 'transforms', _added_macs),
+    'scatter_reduce': (4, 'transforms', _added_macs),
     # a depthwise 1x1 convolution on tokens
     'addcmul': (3, 'conv', lambda _sum, x, _weight: x.numel()),
     'mv': (2, 'linear', lambda matrix, _vector: matrix.numel()),
+    'addmv': (3, 'linear', lambda _sum, matrix, _vector: matrix.numel()),
+    'addbmm': (3, 'linear', lambda _sum, a, b: a.numel() * b.shape[-1]),
     'dot': (2, 'linear', lambda a, _b: a.numel()),
     # recorded for other conventions; 0 in ours
     'native_layer_norm': (1, None, lambda _x: 0),
@@ -146,19 +148,21 @@ class _Watch:
 
     def formulas(self) -> dict[Any, Callable[..., int]]:
         """Torch's formulas and ours, each of which also collects the operation."""
-        found = {
-            packet: self._writing(packet.__name__, None, formula)
+        known = {
+            packet: formula
             for packet, formula in flop_registry.items()
             if hasattr(packet, 'overloads') and 'backward' not in packet.__name__
         }
-        for name, (count, kind, formula) in _OURS.items():
+        for name, (count, _kind, formula) in _OURS.items():
             if hasattr(aten, name):
-                found[getattr(aten, name)] = self._writing(name, kind, _first(count, formula))
-        return found
+                known[getattr(aten, name)] = _first(count, formula)
+        for packet, formula in list(known.items()):
+            in_place = f'{packet.__name__}_'
+            if hasattr(aten, in_place):
+                known[getattr(aten, in_place)] = formula
+        return {p: self._writing(p.__name__, formula) for p, formula in known.items()}
 
-    def _writing(
-        self, op: str, kind: str | None, formula: Callable[..., int]
-    ) -> Callable[..., int]:
+    def _writing(self, op: str, formula: Callable[..., int]) -> Callable[..., int]:
         def write(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops = formula(*args, out_val=out_val, **kwargs)
             result = out_val[0] if isinstance(out_val, (tuple, list)) else out_val
@@ -166,7 +170,7 @@ class _Watch:
                 Operation(
                     path=tuple(name for name, _ in self._path),
                     op=op,
-                    kind=kind if op in _OURS else self._kind(op),
+                    kind=self._kind(op),
                     macs=flops // 2,
                     sizes=tuple(tuple(a.shape) for a in args if isinstance(a, Tensor)),
                     out_size=tuple(result.shape),
@@ -178,8 +182,13 @@ class _Watch:
         write._get_raw = True  # FlopCounterMode then passes tensors instead of shapes
         return write
 
-    def _kind(self, op: str) -> str:
+    def _kind(self, op: str) -> str | None:
         name, innermost = self._path[-1] if self._path else ('', None)
+        if op in getattr(innermost, 'recomputes', ()):
+            return None
+        op = op.rstrip('_')
+        if op in _OURS:
+            return _OURS[op][1]
         for part, kind in self._inside.items():
             if f'{name}.'.startswith(f'{part}.'):
                 return kind

@@ -202,8 +202,8 @@ def relative_squares(rows: Tensor, columns: Tensor, size: Tensor) -> Tensor:
     """``|r - c|^2 - |r|^2`` of ``rows (B, R, C)`` and ``columns (B, N, C)`` -> ``(B, R, N)``.
 
     ``size (B, N)`` is ``|c|^2``, or infinite to exclude a column. These distances are computed a
-    second time instead of being stored. The product is in-place because counters of multiply-adds
-    then skip it: DPC-kNN counts as N * N * C.
+    second time instead of being stored. The in-place product is one of the ``recomputes`` of the
+    merging module, so that DPC-kNN counts as N * N * C.
     """
     result = size[:, None].repeat(1, rows.shape[1], 1)
     return result.baddbmm_(rows, columns.mT, alpha=-2)

@@ -127,6 +127,7 @@ class ClusteringTokenMerge(nn.Module):
     """
 
     counts_as = {'': 'clustering'}
+    recomputes = ('baddbmm_',)  # distances, see relative_squares
 
     def __init__(
         self,
