@@ -9,9 +9,16 @@ import importlib
 from pathlib import Path
 from typing import NamedTuple
 
+import mmengine.registry
 import mmtoken
 
 PACKAGE = Path(mmtoken.__file__).parent
+# registries of mmengine by the name under which they are imported
+ROOTS = {
+    name: registry
+    for name, registry in vars(mmengine.registry).items()
+    if isinstance(registry, mmengine.registry.Registry)
+}
 HOSTS = ('mmcv', 'mmdet', 'mmseg', 'mmpose', 'mmpretrain')
 
 
@@ -56,6 +63,9 @@ SMALLEST = {
 }
 # the constructor arguments of every smallest backbone, with its type
 BACKBONES = [backbone for module in SMALLEST.values() for backbone in module.BACKBONES]
+
+# necks and heads: their constructor arguments, and the backbone whose output they read
+READERS = [reader for module in SMALLEST.values() for reader in getattr(module, 'READERS', [])]
 
 
 def smallest_id(backbone: dict) -> str:

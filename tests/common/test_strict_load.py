@@ -135,8 +135,8 @@ def test_pretrained_goes_through_the_strict_loader(save):
         (dict(type='Pretrained'), r'needs a checkpoint .* got \{\}'),
         (dict(type='Pretrained', checkpoint='x', prefx='a'), r"takes .* got \{.*'prefx': 'a'\}"),
         (
-            [dict(type='Pretrained', checkpoint='x'), dict(type='Normal', layer='Linear')],
-            r"must stand alone, got \['Pretrained', 'Normal'\]",
+            [dict(type='Pretrained', checkpoint='x'), dict(type=PretrainedInit, checkpoint='y')],
+            "must have one entry of type 'Pretrained', got",
         ),
     ],
 )

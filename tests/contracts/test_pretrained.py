@@ -27,6 +27,13 @@ def test_not_with_init_cfg(backbone):
         MODELS.build(dict(backbone, init_cfg=init_cfg, pretrained='b.pth'))
 
 
+@pytest.mark.parametrize('backbone', BACKBONES, ids=smallest_id)
+@pytest.mark.parametrize('value', [3, True, {}, float('nan')])
+def test_no_path(backbone, value):
+    with pytest.raises(ValueError, match='pretrained must be a path, got'):
+        MODELS.build(dict(backbone, pretrained=value))
+
+
 @pytest.mark.parametrize('backbone', BACKBONES[:1], ids=smallest_id)
 def test_stock_mmseg_base_builds_and_its_checkpoint_is_refused(backbone):
     mmseg = pytest.importorskip('mmseg.utils')

@@ -5,17 +5,11 @@ import inspect
 import re
 from pathlib import Path
 
-import mmengine.registry
 import mmtoken
 import pytest
-from rooms import REGISTERED, ROOMS, SMALLEST
+from rooms import REGISTERED, ROOMS, ROOTS, SMALLEST
 
 READMES = (Path(mmtoken.__file__).parent, Path(__file__).parents[2] / 'configs')
-ROOTS = {
-    name: registry
-    for name, registry in vars(mmengine.registry).items()
-    if isinstance(registry, mmengine.registry.Registry)
-}
 
 
 @pytest.mark.parametrize('module', [mmtoken.__name__, *(f'mmtoken.{room}' for room in ROOMS)])

@@ -235,13 +235,6 @@ def test_one_image_per_batch():
     head.loss(maps, [sample(torch.randint(0, 4, (32, 32)))], {})['loss_ce'].backward()
 
 
-def test_symbolic_tracing_is_refused():
-    efficient = pytest.importorskip('mmengine.model.efficient_conv_bn_eval')
-    model = nn.ModuleDict(dict(decode_head=build()))
-    with pytest.raises(ValueError, match='remove it from efficient_conv_bn_eval'):
-        efficient.turn_on_efficient_conv_bn_eval(model, 'decode_head')
-
-
 @torch.no_grad()
 def test_int8(randomize):
     head = randomize(build()).eval()
@@ -281,12 +274,14 @@ def test_wrong_maps():
         (dict(dropout_ratio=-1), r'dropout_ratio must be a number in \[0, 1\], got -1'),
         (dict(align_corners=0), 'align_corners must be True or False, got 0'),
         (dict(ignore_index=None), 'ignore_index must be a whole number'),
-        (dict(norm_cfg='BN'), "norm_cfg must be a dict, got 'BN'"),
-        (dict(act_cfg=0), 'act_cfg must be a dict, got 0'),
-        (dict(loss_decode='dice'), "loss_decode must be a dict or a list of dicts, got 'dice'"),
-        (dict(loss_cluster=[None]), r'loss_cluster must be a dict or a list of dicts, got \[None'),
-        (dict(sampler=1.5), 'sampler must be a dict, got 1.5'),
-        (dict(init_cfg=-1), 'init_cfg must be a dict or a list of dicts, got -1'),
+        (dict(norm_cfg='BN'), r"norm_cfg must be dict\(type=...\), got 'BN'"),
+        (dict(norm_cfg=dict(type='GN')), "norm_cfg must describe a .* got {'type': 'GN'}"),
+        (dict(act_cfg=dict(type='ReLU', place=1)), "act_cfg must describe .* argument 'place'"),
+        (dict(loss_decode=[]), r'loss_decode must be dict.* or a list of these, got \[\]'),
+        (dict(loss_cluster=dict(type='CrossEntropyLoss', wight=1)), "loss_cluster .*'wight'"),
+        (dict(sampler={}), r'sampler must be dict\(type=...\), got {}'),
+        (dict(sampler=dict(type='OHEMPixelSampler', thr=0)), "sampler must .* argument 'thr'"),
+        (dict(init_cfg=dict(type='Kaimming')), "type of init_cfg must be .* got 'Kaimming'"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -8,6 +8,12 @@ TINY = dict(
     sr_ratios=(8, 4, 2, 1),
 )
 BACKBONES = [dict(type='TCFormer', arch=dict(TINY, depths=(1, 2, 1, 1)), out_type='maps')]
+READERS = [
+    (
+        dict(type='MTA', in_channels=TINY['embed_dims'], out_channels=8, num_heads=2, mlp_ratio=2),
+        dict(type='TCFormer', arch=TINY),
+    )
+]
 # values that the fuzz runner draws from
 OPTIONS = dict(
     TCFormer=dict(

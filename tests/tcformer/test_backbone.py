@@ -92,9 +92,9 @@ def test_sample_does_not_depend_on_its_batch_or_layout(local_parts, ratio, neigh
                 torch.testing.assert_close(a[i], b[0], atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize('local_parts', [None, (4, 2, 1)])
+@pytest.mark.parametrize('local_parts', [(4, 2, 1)])
 class TestDeployment:
-    """Empty batches, the meta device, dynamic quantisation and tracing, at an odd size."""
+    """What tests/contracts/test_deployment.py checks, with local parts."""
 
     @staticmethod
     def build(local_parts):

@@ -115,7 +115,7 @@ def test_unused_extra_convs_of_mmpose_are_tolerated():
         (dict(start_level=4), r'0 <= start <= end < 4, got start_level=4'),
         (dict(end_level=4), r'end_level=4; in_channels has 4'),
         (dict(out_levels=(0, 4)), r'numbers in \[0, 3\] .* got \(0, 4\)'),
-        (dict(out_levels=()), r'got \(\)'),
+        (dict(out_levels=()), r'out_levels needs .* got 0'),
         (dict(out_levels=(1, 2)), r'out_levels must include 0, .* got \(1, 2\)'),
         (dict(gather_layer=True), "gather_layer needs reduction='cluster'"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .checks import HW, check_bool, check_image, check_int
 from .memory import recompute
 from .recorder import start_forward
-from .strict_load import State, StrictInitModule
+from .strict_load import State, StrictInitModule, check_init_cfg
+from .tracing import as_one_call
 
 
 def resolve_arch(arch: str | dict, archs: dict[str, dict], required: Sequence[str]) -> dict:
@@ -66,6 +68,8 @@ def _takes_pretrained(init: Callable) -> Callable:
         self: Backbone, *args: Any, pretrained: str | None = None, **arguments: Any
     ) -> None:
         if pretrained is not None:
+            if not isinstance(pretrained, (str, os.PathLike)):
+                raise ValueError(f'pretrained must be a path, got {pretrained!r}')
             if arguments.get('init_cfg') is not None:
                 raise ValueError(
                     f'a backbone takes init_cfg or pretrained, not both, got {pretrained=} in '
@@ -133,6 +137,7 @@ class Backbone(StrictInitModule):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
+        check_init_cfg(init_cfg)
         super().__init__(init_cfg)
         indices = tuple(out_indices) if isinstance(out_indices, Sequence) else ()
         for index in indices:
@@ -159,6 +164,7 @@ class Backbone(StrictInitModule):
         self.stage_modules: list[list[str]] = []
         self.depths: tuple[int, ...] = ()
 
+    @as_one_call
     def forward(self, image: Tensor) -> tuple[Any, ...]:
         """Return one output per entry of ``out_indices``, high to low resolution.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -71,6 +72,31 @@ def check_ints(name: str, values: object, length: int, what: str, low: int = 1) 
     check_length(name, values, length, what)
     for value in values:
         check_int(name, value, low)
+
+
+def count_entries(value: object) -> int:
+    """Length of a sequence, at least 1; 1 for anything else, which :func:`check_length` refuses."""
+    return max(len(value), 1) if isinstance(value, Sequence) else 1
+
+
+def check_config(name: str, value: object, may_be_list: bool = False) -> None:
+    """Raise unless ``value`` is None or a dict with a type, or a list of such dicts if allowed."""
+    configs = value if may_be_list and isinstance(value, (list, tuple)) else [value]
+    is_valid = configs and all(isinstance(one, dict) and 'type' in one for one in configs)
+    if value is not None and not is_valid:
+        kind = 'dict(type=...)' + (' or a list of these' if may_be_list else '')
+        raise ValueError(f'{name} must be {kind}, got {value!r}')
+
+
+@contextlib.contextmanager
+def building(name: str, value: object) -> Iterator[None]:
+    """Turn every error inside, of a registry or a host, into one that names the argument."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f'{name} must describe a module that can be built, got {value!r}: {error}'
+        ) from error
 
 
 def check_divides(heads_name: str, num_heads: int, dim_name: str, dim: int) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
+from .checks import check_config
 from .conventions import Convention, convert_keys
 from .weights import read_state_dict
 
@@ -197,6 +199,27 @@ def load_state_dict_strict(
     return report
 
 
+def check_init_cfg(init_cfg: object) -> None:
+    """Raise unless ``init_cfg`` is None, the config of an initialiser, or a list of them."""
+    check_config('init_cfg', init_cfg, may_be_list=True)
+    for cfg in _list_of(init_cfg):
+        _initializer(cfg)
+
+
+def _list_of(init_cfg: dict | Sequence[dict] | None) -> list[dict]:
+    return list(init_cfg) if isinstance(init_cfg, (list, tuple)) else [init_cfg] * bool(init_cfg)
+
+
+def _initializer(cfg: dict) -> type:
+    """The class that a config of an initialiser names."""
+    kind = cfg['type']
+    found = WEIGHT_INITIALIZERS.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(found, type):
+        known = sorted(WEIGHT_INITIALIZERS.module_dict)
+        raise ValueError(f'the type of init_cfg must be one of {known}, got {kind!r}')
+    return found
+
+
 class StrictInitModule(BaseModule):
     """A registered module whose ``init_cfg=dict(type='Pretrained', ...)`` loads strictly.
 
@@ -225,22 +248,24 @@ class StrictInitModule(BaseModule):
         return state, ()
 
     def init_weights(self) -> None:
-        """Load the ``Pretrained`` weights of ``init_cfg``; mmengine handles other types."""
-        cfgs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
-        kinds = [cfg.get('type') for cfg in cfgs if cfg]
-        if not {'Pretrained', PretrainedInit} & set(kinds):
+        """Initialise as mmengine does, then load the ``Pretrained`` weights of ``init_cfg``."""
+        own, pretrained, others = self.init_cfg, [], []
+        for cfg in _list_of(own):
+            (pretrained if _initializer(cfg) is PretrainedInit else others).append(cfg)
+        if self.is_init or not pretrained:
             super().init_weights()
             return
-        if len(cfgs) > 1:
-            raise ValueError(
-                f"init_cfg of type 'Pretrained' must stand alone, got {kinds}; the constructor "
-                'sets all other initial values'
-            )
-        cfg = {key: value for key, value in cfgs[0].items() if key not in ('type', 'map_location')}
+        if len(pretrained) > 1:
+            raise ValueError(f"init_cfg must have one entry of type 'Pretrained', got {own}")
+        cfg = {k: v for k, v in pretrained[0].items() if k not in ('type', 'map_location')}
         if not cfg.get('checkpoint') or set(cfg) - {*OPTIONS, 'checkpoint'}:
             raise ValueError(
                 f"init_cfg of type 'Pretrained' needs a checkpoint and takes {OPTIONS}, got {cfg}"
             )
         path, prefix = cfg.pop('checkpoint'), cfg.pop('prefix', None)
-        load_state_dict_strict(self, read_state_dict(path, prefix), source=str(path), **cfg)
-        self._is_init = True
+        state = read_state_dict(path, prefix)
+        self.init_cfg = others
+        super().init_weights()
+        self.init_cfg, self.is_init = own, False
+        load_state_dict_strict(self, state, source=str(path), **cfg)
+        self.is_init = True

@@ -12,7 +12,7 @@ from __future__ import annotations
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..common.checks import HW, check_choice
+from ..common.checks import HW, building, check_choice, check_config
 from ..common.layers import to_map
 
 
@@ -127,6 +127,8 @@ def build_clustering(clustering: str | dict, dim: int, num_clusters: int) -> nn.
         The module.
     """
     if isinstance(clustering, dict):
-        return MODELS.build(dict(clustering, dim=dim, num_clusters=num_clusters))
+        check_config('clustering', clustering)
+        with building('clustering', clustering):
+            return MODELS.build(dict(clustering, dim=dim, num_clusters=num_clusters))
     check_choice('clustering', clustering, CLUSTERINGS)
     return CLUSTERINGS[clustering](dim, num_clusters)

@@ -14,10 +14,22 @@ from mmengine.registry import MODELS
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import accuracy
 from mmseg.registry import MODELS as MMSEG_MODELS
+from mmseg.registry import TASK_UTILS
 from mmseg.utils import SampleList
 from torch import Tensor, nn
 
-from ..common.checks import check_bool, check_int, check_length, check_range, check_shape
+from ..common.checks import (
+    building,
+    check_bool,
+    check_config,
+    check_int,
+    check_ints,
+    check_range,
+    check_shape,
+    count_entries,
+)
+from ..common.strict_load import StrictInitModule, check_init_cfg
+from ..common.tracing import as_one_call
 from .class_attention import ClassAttention, ClassPooling, project_levels
 from .layers import check_batch_statistics
 
@@ -34,7 +46,7 @@ class ToMap(nn.Module):
 
 
 @MODELS.register_module()
-class PaCaHead(BaseDecodeHead):
+class PaCaHead(StrictInitModule, BaseDecodeHead):
     """Segment by attention from positions to one token per class.
 
     The clustering map that pools these tokens has one channel per class and its own loss. The
@@ -88,12 +100,9 @@ class PaCaHead(BaseDecodeHead):
         sampler: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        num_maps = len(in_index) if isinstance(in_index, Sequence) else 1
-        check_length('in_index', in_index, max(num_maps, 1), 'map')
-        check_length('in_channels', in_channels, num_maps, 'entry of in_index')
-        for width, index in zip(in_channels, in_index):
-            check_int('in_channels', width)
-            check_int('in_index', index, 0)
+        num_maps = count_entries(in_index)
+        check_ints('in_index', in_index, num_maps, 'map', 0)
+        check_ints('in_channels', in_channels, num_maps, 'entry of in_index')
         check_int('channels', channels)
         check_int('num_classes', num_classes)
         if out_channels is not None:
@@ -106,15 +115,20 @@ class PaCaHead(BaseDecodeHead):
         check_range('dropout_ratio', dropout_ratio, 0, 1, '[]')
         check_bool('align_corners', align_corners)
         check_int('ignore_index', ignore_index, -math.inf)
-        _check_config('norm_cfg', norm_cfg)
-        _check_config('act_cfg', act_cfg)
-        _check_config('loss_decode', loss_decode, may_be_list=True)
-        _check_config('loss_cluster', loss_cluster, may_be_list=True)
-        _check_config('sampler', sampler)
-        _check_config('init_cfg', init_cfg, may_be_list=True)
+        check_config('norm_cfg', norm_cfg)
+        check_config('act_cfg', act_cfg)
+        check_config('loss_decode', loss_decode, may_be_list=True)
+        check_config('loss_cluster', loss_cluster, may_be_list=True)
+        check_config('sampler', sampler)
+        check_init_cfg(init_cfg)
         norm_cfg = norm_cfg or dict(type='SyncBN', requires_grad=True)
         act_cfg = act_cfg or dict(type='ReLU')
         loss = dict(type='CrossEntropyLoss', use_sigmoid=is_binary, avg_non_ignore=True)
+        _build_losses('loss_decode', loss_decode or loss)  # again by mmseg, without the name
+        with building('norm_cfg', norm_cfg):
+            build_norm_layer(norm_cfg, channels)
+        with building('act_cfg', act_cfg):
+            MODELS.build(act_cfg)
         super().__init__(
             list(in_channels),
             channels,
@@ -128,7 +142,6 @@ class PaCaHead(BaseDecodeHead):
             input_transform='multiple_select',
             loss_decode=loss_decode or loss,
             ignore_index=ignore_index,
-            sampler=sampler,
             align_corners=align_corners,
             init_cfg=init_cfg or dict(type='Normal', std=0.01, override=dict(name='conv_seg')),
         )
@@ -151,14 +164,18 @@ class PaCaHead(BaseDecodeHead):
         self.v = project_classes()
         self.attend = ClassAttention()
         self.proj = project(channels)
-        losses = loss_cluster or dict(loss, loss_weight=0.4)
-        losses = [losses] if isinstance(losses, dict) else losses
-        self.loss_cluster = nn.ModuleList(MMSEG_MODELS.build(loss) for loss in losses)
+        self.loss_cluster = _build_losses(
+            'loss_cluster', loss_cluster or dict(loss, loss_weight=0.4)
+        )
+        if sampler is not None:
+            with building('sampler', sampler):
+                self.sampler = TASK_UTILS.build(sampler, default_args=dict(context=self))
 
     def parameter_roles(self) -> dict[str, tuple[str, ...]]:
         """Role to module names, for learning rates: the whole module is ``head``."""
         return {'head': ('',)}
 
+    @as_one_call
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return class scores at the resolution of the finest map."""
         return self._forward(inputs)[0]
@@ -173,10 +190,6 @@ class PaCaHead(BaseDecodeHead):
         return self.cls_seg(self.proj(self.attend(q, k, v))), scores
 
     def _select(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        if isinstance(inputs, torch.fx.Proxy):
-            raise ValueError(
-                'PaCaHead cannot be traced by torch.fx; remove it from efficient_conv_bn_eval'
-            )
         if len(inputs) <= max(self.in_index):
             raise ValueError(
                 f'in_index={tuple(self.in_index)} must be indices of maps, got {len(inputs)} maps; '
@@ -244,9 +257,7 @@ class PaCaHead(BaseDecodeHead):
             )
 
 
-def _check_config(name: str, value: object, may_be_list: bool = False) -> None:
-    """Raise unless ``value`` is None, a dict, or a list of dicts where that is allowed."""
-    values = value if may_be_list and isinstance(value, (list, tuple)) else [value]
-    if value is not None and not all(isinstance(one, dict) for one in values):
-        kind = 'a dict or a list of dicts' if may_be_list else 'a dict'
-        raise ValueError(f'{name} must be {kind}, got {value!r}')
+def _build_losses(name: str, losses: dict | Sequence[dict]) -> nn.ModuleList:
+    with building(name, losses):
+        losses = [losses] if isinstance(losses, dict) else losses
+        return nn.ModuleList(MMSEG_MODELS.build(loss) for loss in losses)

@@ -6,6 +6,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from ..common.checks import check_range
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class RoleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -44,8 +46,13 @@ class RoleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:
             return
-        found = find_roles(module)
-        for role, factors in self.paramwise_cfg.get('roles', {}).items():
+        found, roles = find_roles(module), self.paramwise_cfg.get('roles', {})
+        if not isinstance(roles, dict) or not all(isinstance(one, dict) for one in roles.values()):
+            raise ValueError(
+                f'paramwise_cfg.roles must be dict(role=dict(lr_mult=..., decay_mult=...)), got '
+                f'{roles!r}'
+            )
+        for role, factors in roles.items():
             if role not in found:
                 raise ValueError(
                     f'paramwise_cfg.roles must name roles that the model has, got {role!r}; '
@@ -56,6 +63,8 @@ class RoleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 raise ValueError(
                     f'a role takes lr_mult and decay_mult, got {sorted(unknown)} for {role!r}'
                 )
+            for name, factor in factors.items():
+                check_range(f'{name} of role {role!r}', factor, 0)
             self._multiply(params, found[role], **factors)
 
     def _multiply(

@@ -17,9 +17,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.backbone import as_maps
-from ..common.checks import check_choice, check_divides, check_length
+from ..common.checks import (
+    check_bool,
+    check_choice,
+    check_divides,
+    check_int,
+    check_ints,
+    check_length,
+    check_range,
+    count_entries,
+)
 from ..common.layers import drop_path_rates, init_vit_weights
-from ..common.strict_load import State, StrictInitModule
+from ..common.strict_load import State, StrictInitModule, check_init_cfg
+from ..common.tracing import as_one_call
 from .layers import REDUCTIONS, TokenBlock
 from .tokens import TokenSet, interpolate_tokens, tokens_to_map
 
@@ -95,19 +105,28 @@ class MTA(StrictInitModule):
         norm_eps: float = 1e-5,
         init_cfg: dict | None = None,
     ) -> None:
+        check_init_cfg(init_cfg)
         super().__init__(init_cfg)
+        total = count_entries(in_channels)
+        check_ints('in_channels', in_channels, total, 'level')
         check_choice('reduction', reduction, REDUCTIONS)
         check_choice('add_extra_convs', add_extra_convs, EXTRA_CONVS)
+        check_bool('relu_before_extra_convs', relu_before_extra_convs)
+        check_bool('qkv_bias', qkv_bias)
+        check_bool('gather_layer', gather_layer)
+        check_range('norm_eps', norm_eps, 0.0, 1.0, '()')
         if gather_layer and reduction != 'cluster':
             raise ValueError(f"gather_layer needs reduction='cluster', got {reduction=}")
-        total = len(in_channels)
         num_heads = _per_level('num_heads', num_heads, total)
         mlp_ratio = _per_level('mlp_ratio', mlp_ratio, total)
         if sr_ratios is None:
             sr_ratios = tuple(2 ** (total - 1 - level) for level in range(total))
-        check_length('sr_ratios', sr_ratios, total, 'level of in_channels')
-        for heads in num_heads:
+        check_ints('sr_ratios', sr_ratios, total, 'level of in_channels')
+        for heads, ratio in zip(num_heads, mlp_ratio):
             check_divides('num_heads', heads, 'out_channels', out_channels)
+            check_range('mlp_ratio', ratio, 0.0, ends='()')
+        check_int('start_level', start_level, 0)
+        check_int('end_level', end_level, -1)
         last = total - 1 if end_level == -1 else end_level
         if not 0 <= start_level <= last < total:
             raise ValueError(
@@ -116,19 +135,21 @@ class MTA(StrictInitModule):
             )
         levels = range(start_level, last + 1)
         num_outs = len(levels) if num_outs is None else num_outs
+        check_int('num_outs', num_outs)
         if num_outs < len(levels):
             raise ValueError(
                 f'num_outs must be at least the {len(levels)} levels in use, got {num_outs}; '
                 'raise start_level, or select maps with out_levels'
             )
-        out_levels = tuple(range(num_outs)) if out_levels is None else tuple(out_levels)
+        out_levels = tuple(range(num_outs)) if out_levels is None else out_levels
+        check_ints('out_levels', out_levels, count_entries(out_levels), 'map', 0)
         self._check_out_levels(out_levels, num_outs)
 
         self.in_channels = tuple(in_channels)
         self.out_channels = out_channels
         self.levels = levels
         self.reduction = reduction
-        self.out_levels = out_levels
+        self.out_levels = tuple(out_levels)
         self.extra_source = 'on_input' if add_extra_convs is True else add_extra_convs
         self.relu_before_extra_convs = relu_before_extra_convs
         self.lateral_convs = nn.ModuleList(
@@ -159,19 +180,19 @@ class MTA(StrictInitModule):
         self.apply(init_vit_weights)
 
     @staticmethod
-    def _check_out_levels(out_levels: tuple[int, ...], num_outs: int) -> None:
-        in_range = out_levels and all(0 <= level < num_outs for level in out_levels)
-        if not in_range or list(out_levels) != sorted(set(out_levels)):
+    def _check_out_levels(out_levels: Sequence[int], num_outs: int) -> None:
+        if max(out_levels) >= num_outs or list(out_levels) != sorted(set(out_levels)):
             raise ValueError(
                 f'out_levels must be increasing numbers in [0, {num_outs - 1}] ({num_outs=}), '
-                f'got {out_levels}; for example (0,)'
+                f'got {tuple(out_levels)}; for example (0,)'
             )
         if out_levels[0] != 0:
             raise ValueError(
-                f'out_levels must include 0, the finest map, got {out_levels}; '
+                f'out_levels must include 0, the finest map, got {tuple(out_levels)}; '
                 'raise start_level to skip fine levels'
             )
 
+    @as_one_call
     def forward(self, inputs: Sequence[TokenSet]) -> tuple[Tensor, ...]:
         """Aggregate token sets top-down and return the maps of ``out_levels``."""
         self._check_inputs(inputs)
