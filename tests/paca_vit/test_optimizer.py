@@ -96,3 +96,16 @@ def test_unknown_role_and_factor():
         settings(model, dict(heads=dict(lr_mult=10.0)))
     with pytest.raises(ValueError, match=r"got \['lr_mul'\] for 'head'"):
         settings(model, dict(head=dict(lr_mul=10.0)))
+
+
+@pytest.mark.parametrize('value', [None, 'text', 3, [1], {'head': None}, {'head': 0.1}])
+def test_roles_of_another_type(value):
+    with pytest.raises(ValueError, match='paramwise_cfg.roles must be'):
+        settings(Model(PaCaViT(TINY, 'conv', CLUSTERS)), value)
+
+
+@pytest.mark.parametrize('value', [None, 'text', float('nan'), float('inf'), -1, True, ()])
+@pytest.mark.parametrize('name', ['lr_mult', 'decay_mult'])
+def test_factors_of_another_type(name, value):
+    with pytest.raises(ValueError, match=f"{name} of role 'head' must be a number in"):
+        settings(Model(PaCaViT(TINY, 'conv', CLUSTERS)), dict(head={name: value}))
