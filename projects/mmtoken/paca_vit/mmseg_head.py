@@ -69,7 +69,8 @@ class PaCaHead(StrictInitModule, BaseDecodeHead):
         loss_cluster: Loss of the clustering map, or a list of losses; by default cross entropy
             with the published weight of 0.4.
         sampler: Selects pixels for both losses, see mmseg.
-        init_cfg: By default normal values with std 0.01 for the classifier.
+        init_cfg: By default normal values with std 0.01 for the classifier; ``Pretrained`` loads
+            strictly.
 
     Shape:
         - inputs: a sequence of ``(B, in_channels[i], H_i, W_i)``.
