@@ -2,6 +2,7 @@
 
 import copy
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from rooms import BACKBONES
 from torch import nn
 
 FOLDER = Path(__file__).resolve().parents[1] / 'configs'
@@ -82,3 +84,25 @@ def check_channels(cfg: Config, model: nn.Module) -> None:
         given = part.in_channels
         given = given if isinstance(given, int) else list(given)
         assert given == channels_read(part, tuple(model.backbone.out_channels)), name
+
+
+def smallest_arch(backbone: dict) -> dict | None:
+    """The smallest architecture with the same hyper-parameters; None for a host's backbone."""
+    alike = [one['arch'] for one in BACKBONES if one['type'] == backbone['type']]
+    if not alike:
+        return None
+    arch = backbone['arch']
+    if isinstance(arch, str):
+        arch = sys.modules[MODELS.get(backbone['type']).__module__].ARCHS[arch]
+    return next(one for one in alike if set(one) == set(arch))
+
+
+def swap_in_the_smallest(cfg: Config) -> None:
+    """Replace the architecture of the backbone, and tell what reads its maps."""
+    arch = smallest_arch(cfg.model.backbone)
+    if arch is None:
+        return
+    cfg.model.backbone.arch = arch
+    declared = MODELS.build(cfg.model.backbone).out_channels
+    for part in heads_on_maps(cfg):
+        cfg.model[part].in_channels = channels_read(cfg.model[part], declared)

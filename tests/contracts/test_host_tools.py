@@ -1,9 +1,7 @@
-"""The hosts' own, unmodified train.py and test.py and their inferencers take our configs.
-
-All runs are forks of one interpreter, which has loaded torch.
-"""
+"""The hosts' own, unmodified tools and inferencers take our configs and every backbone."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,128 +9,201 @@ from typing import NamedTuple
 
 import mmcv
 import pytest
+import run_hosts
 from demo_data import write_demo_data
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from rooms import ROOMS, SMALLEST, smallest_id
 from samples import SPLITS
-from shipped import demo, load
+from shipped import demo, load, swap_in_the_smallest
 
+HOSTS = ('mmpose', 'mmdet', 'mmseg')
 METRICS = dict(mmpose='coco/AP: ', mmdet='coco/segm_mAP: ', mmseg='mIoU: ')
-PROGRAM = """
-import importlib, json, os, runpy, sys, traceback
-import torch.distributed.optim, mmengine.runner, mmcv.ops  # what takes the time
-
-def in_a_fork(function, *arguments):
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    try:
-        status = function(*arguments)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    os._exit(status)
-
-def run(tool, *arguments):
-    assert 'mmtoken' not in sys.modules
-    sys.argv = [tool, *arguments]
-    sys.path[0] = os.path.dirname(tool)
-    runpy.run_path(tool, run_name='__main__')
-    return 0
-
-def run_all(host, commands):
-    log = os.open(host, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    for part in ('models', 'datasets', 'evaluation', 'visualization', 'engine'):
-        importlib.import_module(host + '.' + part)  # as the tools do, both of them
-    return any(in_a_fork(run, *command) for command in commands)
-
-for host, commands in json.load(open('commands.json')).items():
-    print(host, in_a_fork(run_all, host, commands))
-"""
+INFERENCERS = dict(mmpose='MMPoseInferencer', mmdet='DetInferencer', mmseg='MMSegInferencer')
+FLOPS, PRINT, BROWSE = (
+    dict(zip(HOSTS, (f'{folder}/{name}.py' for folder in folders)))
+    for name, folders in (
+        ('get_flops', ['analysis_tools'] * 3),
+        ('print_config', ['analysis_tools', 'misc', 'misc']),
+        ('browse_dataset', ['misc', 'analysis_tools', 'analysis_tools']),
+    )
+)
+OURS = {smallest_id(one): one for room in ROOMS for one in SMALLEST[room].BACKBONES}
+# the hosts count alike, by tracing: each backbone is counted in one of them
+COUNTED = [(HOSTS[i % len(HOSTS)], name) for i, name in enumerate(OURS)]
+COUNTED += [(host, 'demo') for host in HOSTS]
+NUMBERS = r'Flops: ([\d.]+)[KMG]\nParams: ([\d.]+)[KMG]'
+HEIGHT, WIDTH = 45, 61  # no multiple of any window, patch or stride
 
 
-class Trained(NamedTuple):
-    """What the host's own train.py and test.py left behind."""
-
-    log: str
-    checkpoint: Path
-    image: Path
-
-
-def host_options(cfg: Config, data_root: Path) -> list[str]:
-    """One iteration or epoch on the data below ``data_root``, in the words of the hosts' tools."""
-    options = ['train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
-    options += [f'train_cfg.{key}=1' for key in ('max_epochs', 'max_iters') if key in cfg.train_cfg]
-    for split in SPLITS:
-        loader = f'{split}_dataloader'
-        options += [f'{loader}.dataset.data_root={data_root}', f'{loader}.num_workers=0']
-        options += [f'{loader}.persistent_workers=False']
-    for split in ('val', 'test'):
-        file = cfg[f'{split}_evaluator'].get('ann_file')
-        if file:
-            moved = data_root / Path(file).relative_to(cfg.data_root)
-            options.append(f'{split}_evaluator.ann_file={moved}')
-    return options
-
-
-def commands(host: str, folder: Path) -> list[list[str]]:
-    """Train the demo config of a host for an iteration, then test it."""
+def small_demo(host: str, folder: Path) -> Config:
+    """The demo config of a host on the data below the folder: the smallest backbone, one epoch."""
     cfg = load(demo(host))
+    swap_in_the_smallest(cfg)
+    for split in SPLITS:
+        cfg[f'{split}_dataloader'].update(num_workers=0, persistent_workers=False)
+        cfg[f'{split}_dataloader'].dataset.data_root = str(folder / 'data')
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        if evaluator.get('ann_file'):
+            file = Path(evaluator.ann_file).relative_to(cfg.data_root)
+            evaluator.ann_file = str(folder / 'data' / file)
+    cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    cfg.default_hooks.checkpoint.interval = 1
+    return cfg
+
+
+def smallest_model(host: str, backbone: dict) -> dict:
+    """The plainest model of a host on a backbone."""
+    built = MODELS.build(dict(backbone))
+    channels, strides = list(built.out_channels), list(built.out_strides)
+    last = dict(in_channels=channels[-1])
+    if host == 'mmpose':
+        head = dict(last, type='HeatmapHead', out_channels=3, deconv_out_channels=None)
+        return dict(type='TopdownPoseEstimator', backbone=backbone, head=head)
+    if host == 'mmseg':
+        head = dict(last, type='FCNHead', channels=8, num_convs=1, num_classes=2)
+        return dict(
+            type='EncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor'),
+            backbone=backbone,
+            decode_head=dict(head, in_index=len(channels) - 1),
+        )
+    anchors = dict(type='AnchorGenerator', scales=[8], ratios=[1.0], strides=strides)
+    return dict(
+        type='RetinaNet',
+        data_preprocessor=dict(type='DetDataPreprocessor'),
+        backbone=backbone,
+        neck=dict(type='ChannelMapper', in_channels=channels, out_channels=8),
+        bbox_head=dict(
+            type='RetinaHead',
+            num_classes=2,
+            in_channels=8,
+            feat_channels=8,
+            stacked_convs=1,
+            anchor_generator=anchors,
+        ),
+    )
+
+
+def smallest_config(host: str, backbone: dict, demo_config: Config) -> Config:
+    """All that the hosts' ``get_flops.py`` reads: a model, and in mmdet pictures of an odd size."""
+    cfg = dict(default_scope=host, custom_imports=dict(imports=['mmtoken']))
+    if host == 'mmdet':
+        pictures = demo_config.val_dataloader.to_dict()
+        for step in pictures['dataset']['pipeline']:
+            if step['type'] == 'Resize':
+                step.update(scale=(WIDTH, HEIGHT), keep_ratio=False)
+        cfg['val_dataloader'] = pictures
+    return Config(dict(cfg, model=smallest_model(host, backbone)))
+
+
+def jobs_of(host: str, folder: Path) -> list:
+    """What :mod:`run_hosts` runs for a host."""
     tools = Path(pytest.importorskip(host).__file__).parent / '.mim/tools'
-    last = 'epoch_1.pth' if 'max_epochs' in cfg.train_cfg else 'iter_1.pth'
-    work_dir = folder / f'{host}_work'
-    options = ['--work-dir', work_dir, '--cfg-options', *host_options(cfg, folder / 'data')]
-    train = [tools / 'train.py', demo(host), *options]
-    test = [tools / 'test.py', demo(host), work_dir / last, *options]
-    return [[str(word) for word in command] for command in (train, test)]
+    config, work_dir = folder / f'{host}.py', folder / f'{host}_work'
+    cfg = small_demo(host, folder)
+    cfg.dump(config)
+    checkpoint = work_dir / 'epoch_1.pth'
+    (picture,) = (folder / 'data/img_dir/val').glob('*.png')
+    shape = dict(mmpose=['--input-shape'], mmseg=['--shape'], mmdet=[])[host]
+    shape += [str(HEIGHT), str(WIDTH)] if shape else ['--num-images', '1']
+    weights = 'pose2d_weights' if host == 'mmpose' else 'weights'
+    model = dict(pose2d=config, det_model='whole_image') if host == 'mmpose' else dict(model=config)
+    inferencer = dict(
+        build={**model, weights: checkpoint, 'device': 'cpu'},
+        call=dict(inputs=picture, out_dir=folder / f'{host}_found'),
+    )
+    pictures = folder / f'{host}_pictures'
+    jobs = [
+        ('train', tools / 'train.py', [config, '--work-dir', work_dir]),
+        ('test', tools / 'test.py', [config, checkpoint, '--work-dir', work_dir]),
+        ('inferencer', f'{host}.apis.{INFERENCERS[host]}', inferencer),
+        ('print', tools / PRINT[host], [demo(host)]),
+        ('browse', tools / BROWSE[host], [config, '--not-show', '--output-dir', pictures]),
+        ('flops-demo', tools / FLOPS[host], [config, *shape]),
+    ]
+    for name in (name for where, name in COUNTED if where == host and name in OURS):
+        file = folder / f'{host}_{name}.py'
+        smallest_config(host, OURS[name], cfg).dump(file)
+        jobs.append((f'flops-{name}', tools / FLOPS[host], [file, *shape]))
+    return jobs
+
+
+class Ran(NamedTuple):
+    """The folder with what all tools left, and the exit status of each."""
+
+    folder: Path
+    status: dict[str, int]
+
+    def log(self, name: str) -> str:
+        """What a tool printed; fails if the tool did."""
+        text = (self.folder / name).read_text(encoding='utf-8')
+        assert self.status[name] == 0, text
+        return text
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory) -> dict[str, Trained]:
-    """Of each host, the log and the checkpoint of its tools on the demo config."""
-    folder = tmp_path_factory.mktemp('host')
+def ran(tmp_path_factory) -> Ran:
+    """Every tool has run, in forks of one interpreter."""
+    folder = tmp_path_factory.mktemp('hosts')
     write_demo_data(folder / 'data', num_train=2, num_val=1)
-    todo = {host: commands(host, folder) for host in METRICS}
-    (folder / 'commands.json').write_text(json.dumps(todo))
-    done = subprocess.run(
-        [sys.executable, '-c', PROGRAM], cwd=folder, capture_output=True, text=True
-    )
+    jobs = {host: jobs_of(host, folder) for host in HOSTS}
+    (folder / 'jobs.json').write_text(json.dumps(jobs, default=str))
+    command = [sys.executable, run_hosts.__file__, 'jobs.json']
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (image,) = (folder / 'data/img_dir/val').glob('*.png')
-    logs = {host: (folder / host).read_text() for host in METRICS}
-    for line in done.stdout.splitlines():
-        host, status = line.split()
-        assert status == '0', logs[host]
-    return {host: Trained(logs[host], Path(todo[host][1][2]), image) for host in METRICS}
+    lines = (line.split() for line in done.stdout.splitlines() if '-' in line)
+    return Ran(folder, {name: int(status) for name, status in lines})
 
 
-@pytest.mark.parametrize('host', METRICS)
-def test_host_tools_run_the_demo_config(host, trained):
-    """train.py evaluates at the end, and test.py evaluates its checkpoint."""
-    assert trained[host].checkpoint.is_file()
-    assert trained[host].log.count(METRICS[host]) == 2
+@pytest.mark.parametrize('host', HOSTS)
+def test_trains_and_tests_the_demo_config(host, ran):
+    """Training evaluates at the end, and testing finds the same from the checkpoint."""
+    trained, tested = (
+        re.findall(METRICS[host] + r'\S+', ran.log(f'{host}-{name}')) for name in ('train', 'test')
+    )
+    assert trained == tested and len(tested) == 1
 
 
-def test_det_inferencer_takes_config_and_checkpoint(trained):
-    apis = pytest.importorskip('mmdet.apis')
-    checkpoint, image = trained['mmdet'][1:]
-    inferencer = apis.DetInferencer(str(demo('mmdet')), str(checkpoint), 'cpu')
-    found = inferencer(str(image), return_datasamples=True, no_save_vis=True)
-    (prediction,) = found['predictions']
-    instances = prediction.pred_instances
-    assert len(instances) > 0
-    assert instances.bboxes.isfinite().all()
-    assert instances.masks.shape[1:] == mmcv.imread(str(image)).shape[:2]
-    assert 'cone' in inferencer.model.dataset_meta['classes']
+@pytest.mark.parametrize('host', HOSTS)
+def test_prints_the_demo_config(host, ran):
+    printed = ran.log(f'{host}-print').partition('Config:\n')[2]
+    assert Config.fromstring(printed, '.py').to_dict() == load(demo(host)).to_dict()
 
 
-def test_mmseg_inferencer_takes_config_and_checkpoint(trained):
-    apis = pytest.importorskip('mmseg.apis')
-    checkpoint, image = trained['mmseg'][1:]
-    inferencer = apis.MMSegInferencer(str(demo('mmseg')), str(checkpoint), device='cpu')
-    labels = inferencer(str(image))['predictions']
-    assert labels.shape == mmcv.imread(str(image)).shape[:2]
-    assert labels.min() >= 0 and labels.max() < len(inferencer.model.dataset_meta['classes'])
-    assert 'cone' in inferencer.model.dataset_meta['classes']
+@pytest.mark.parametrize('host', HOSTS)
+def test_browses_the_demo_data(host, ran):
+    """One picture of every sample: a picture, in mmpose a person."""
+    ran.log(f'{host}-browse')
+    pictures = ran.folder / f'{host}_pictures'
+    assert len({path.stem.split('(')[0] for path in pictures.iterdir()}) == 2
+
+
+@pytest.mark.parametrize(('host', 'name'), COUNTED)
+def test_counts(host, name, ran):
+    """The size is no multiple of anything, and the hosts count by tracing."""
+    text = ran.log(f'{host}-flops-{name}')
+    assert all(float(number) > 0 for number in re.search(NUMBERS, text).groups())
+    if name != 'demo':
+        assert f'{HEIGHT}, {WIDTH}' in text
+
+
+def test_infers_poses(ran):
+    ran.log('mmpose-inferencer')
+    (found,) = (ran.folder / 'mmpose_found/predictions').glob('*.json')
+    (person,) = json.loads(found.read_text())
+    assert len(person['keypoints']) == 17
+
+
+def test_infers_instances(ran):
+    ran.log('mmdet-inferencer')
+    assert len(list((ran.folder / 'mmdet_found/vis').iterdir())) == 1
+
+
+def test_infers_labels(ran):
+    ran.log('mmseg-inferencer')
+    (found,) = (ran.folder / 'mmseg_found/pred').glob('*.png')
+    (picture,) = (ran.folder / 'data/img_dir/val').glob('*.png')
+    labels = mmcv.imread(str(found), 'unchanged')
+    assert labels.shape == mmcv.imread(str(picture)).shape[:2]
+    assert labels.max() < 11

@@ -5,33 +5,26 @@ in words. One config of it is taken, with the smallest backbone of that type, sm
 fewer boxes and one made-up sample in place of the data; the rest is as in the file.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.model.utils import revert_sync_batchnorm
-from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from rooms import BACKBONES
 from samples import HOSTS, SPLITS, OneSample, shrink
-from shipped import CONFIGS, channels_read, check_channels, heads_on_maps, load, name, parsed
+from shipped import (
+    CONFIGS,
+    check_channels,
+    load,
+    name,
+    parsed,
+    smallest_arch,
+    swap_in_the_smallest,
+)
 
 # workers would import the hosts once more each
 IN_PROCESS = dict(num_workers=0, persistent_workers=False)
-
-
-def smallest_arch(backbone: dict) -> dict | None:
-    """The smallest architecture with the same hyper-parameters; None for a host's backbone."""
-    alike = [one['arch'] for one in BACKBONES if one['type'] == backbone['type']]
-    if not alike:
-        return None
-    arch = backbone['arch']
-    if isinstance(arch, str):
-        arch = sys.modules[MODELS.get(backbone['type']).__module__].ARCHS[arch]
-    return next(one for one in alike if set(one) == set(arch))
 
 
 def words(node: object) -> list:
@@ -57,17 +50,6 @@ def kind(path: Path) -> str:
 def one_of_each_kind() -> list[Path]:
     """The last of its kind by name: a host's own backbone stays as it is, and is tiny there."""
     return sorted({kind(path): path for path in CONFIGS}.values())
-
-
-def swap_in_the_smallest(cfg: Config) -> None:
-    """Replace the architecture of the backbone, and tell what reads its maps."""
-    arch = smallest_arch(cfg.model.backbone)
-    if arch is None:
-        return
-    cfg.model.backbone.arch = arch
-    declared = MODELS.build(cfg.model.backbone).out_channels
-    for part in heads_on_maps(cfg):
-        cfg.model[part].in_channels = channels_read(cfg.model[part], declared)
 
 
 @pytest.mark.parametrize('path', one_of_each_kind(), ids=name)
