@@ -3,12 +3,14 @@
 import copy
 import os
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from rooms import BACKBONES
 from torch import nn
@@ -54,9 +56,36 @@ def is_ours(cfg: Config) -> bool:
 
 def build_on_meta(cfg: Config) -> nn.Module:
     """Build the model of a loaded config without memory for its parameters."""
-    # a host's backbone may compute its drop path rates with a tensor, which fails on meta
-    with torch.device('meta' if is_ours(cfg) else 'cpu'):
+    # a host's backbone computes its drop path rates with a tensor and reads them
+    on_cpu = partial(torch.linspace, device='cpu')
+    with torch.device('meta'), mock.patch('torch.linspace', on_cpu):
         return MODELS.build(cfg.model)
+
+
+@cache
+def built(path: Path) -> nn.Module:
+    """The model on the meta device, shared by all tests of a process: not to be changed."""
+    return build_on_meta(load(path)).eval()
+
+
+def build_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper:
+    """Build the optimizer of a config, which has a group for each parameter, in linear time.
+
+    PyTorch compares every new group with all groups before it.
+    """
+    add = torch.optim.Optimizer.add_param_group
+
+    def add_alone(self: torch.optim.Optimizer, group: dict) -> None:
+        before, self.param_groups = self.param_groups, []
+        add(self, group)
+        before.extend(self.param_groups)
+        self.param_groups = before
+
+    with mock.patch('torch.optim.Optimizer.add_param_group', add_alone):
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    found = [id(p) for group in wrapper.optimizer.param_groups for p in group['params']]
+    assert len(found) == len(set(found))
+    return wrapper
 
 
 def heads_on_maps(cfg: Config) -> list[str]:

@@ -11,10 +11,20 @@ import pytest
 import torch
 from _cli import TOOL_FIELDS, fields_of_mmengine
 from config_keys import check_keys
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import EVALUATOR, PARAM_SCHEDULERS
 from samples import HOSTS, SPLITS, OneSample, pose_sample, shrink
-from shipped import CONFIGS, FOLDER, build_on_meta, check_channels, demo, is_ours, load, name
+from shipped import (
+    CONFIGS,
+    FOLDER,
+    build_on_meta,
+    build_optimizer,
+    built,
+    check_channels,
+    demo,
+    is_ours,
+    load,
+    name,
+)
 
 every_config = pytest.mark.parametrize('path', CONFIGS, ids=name)
 
@@ -23,7 +33,7 @@ def maps_for_heads(cfg, model) -> list:
     """What the neck makes of maps like the backbone declares them, and the image size of these."""
     backbone, neck = model.backbone, getattr(model, 'neck', None)
     if not is_ours(cfg):
-        maps = backbone(torch.zeros(1, 3, 64, 96))
+        maps = backbone(torch.zeros(1, 3, 64, 96, device='meta'))
         return list(neck(maps) if neck else maps)
     sizes = [(-(-64 // stride), -(-96 // stride)) for stride in backbone.out_strides]
     maps = [
@@ -88,15 +98,14 @@ def test_keys_exist(path):
 @every_config
 def test_model_fits_together(path):
     """Backbone, neck and heads agree about channels, and the heads with the data set."""
-    cfg = load(path)
-    model = build_on_meta(cfg).eval()
+    cfg, model = load(path), built(path)
     check_channels(cfg, model)
     for split in SPLITS:
         metainfo = OneSample(cfg[f'{split}_dataloader'].dataset, None, None).metainfo
         check_classes(cfg.model, metainfo)
     with torch.no_grad():
         check_heads(cfg, model, metainfo)
-    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    optim_wrapper = build_optimizer(cfg, model)
     for scheduler in cfg.param_scheduler:
         PARAM_SCHEDULERS.build(
             {'optimizer': optim_wrapper, **scheduler, 'convert_to_iter_based': False}

@@ -7,7 +7,7 @@ from the released code; where the released README says otherwise, its number is 
 from pathlib import Path
 
 import pytest
-from shipped import build_on_meta, load
+from shipped import built
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs/paca_vit'
 DETECTOR = 'mask-rcnn_paca-vit-{}_fpn_1x_coco'
@@ -36,7 +36,7 @@ UPERNET_SIZES = {'tiny': 41.562, 'small': 51.399, 'base': 77.183}
 
 
 def build(name: str):
-    return build_on_meta(load(FOLDER / f'{name}.py'))
+    return built(FOLDER / f'{name}.py')
 
 
 def count(module) -> int:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from shipped import build_on_meta, load
+from shipped import build_optimizer, built, load
 from torch import nn
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs/paca_vit'
@@ -16,14 +15,13 @@ UPERNET = sorted(FOLDER.glob('*_upernet_*_ade20k-*.py'))
 NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 
 
-def groups(cfg: Config) -> tuple[nn.Module, dict[str, dict]]:
-    """The model, and of each parameter the group that the optimizer put it into."""
-    model = build_on_meta(cfg)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+def groups(cfg: Config, model: nn.Module) -> dict[str, dict]:
+    """Of each parameter the group that the optimizer put it into."""
+    optimizer = build_optimizer(cfg, model).optimizer
     assert type(optimizer) is torch.optim.AdamW
     assert optimizer.defaults['betas'] == (0.9, 0.999)
     by_id = {id(p): group for group in optimizer.param_groups for p in group['params']}
-    return model, {name: by_id[id(p)] for name, p in model.named_parameters()}
+    return {name: by_id[id(p)] for name, p in model.named_parameters()}
 
 
 def names_of(model: nn.Module, kinds: tuple) -> set[str]:
@@ -45,8 +43,8 @@ def check_decay(model: nn.Module, found: dict[str, dict], decay: float) -> None:
 
 @pytest.mark.parametrize('path', COCO, ids=lambda path: path.stem)
 def test_detectors(path):
-    cfg = load(path)
-    model, found = groups(cfg)
+    cfg, model = load(path), built(path)
+    found = groups(cfg, model)
     assert {group['lr'] for group in found.values()} == {1e-4}
     check_decay(model, found, 0.05)
     assert cfg.model.backbone.drop_path_rate == 0.1
@@ -58,8 +56,8 @@ def test_detectors(path):
 
 @pytest.mark.parametrize('path', PACAHEAD, ids=lambda path: path.stem)
 def test_segmentors_learn_ten_times_as_fast_where_they_start_anew(path):
-    cfg = load(path)
-    model, found = groups(cfg)
+    cfg, model = load(path), built(path)
+    found = groups(cfg, model)
     backbone = model.backbone
     if cfg.model.backbone.arch.endswith('teacher'):
         anew = {f'paca_teacher.to_clusters{stage}' for stage in (1, 2, 3, 4)}
@@ -83,8 +81,8 @@ def test_segmentors_learn_ten_times_as_fast_where_they_start_anew(path):
 
 @pytest.mark.parametrize('path', UPERNET, ids=lambda path: path.stem)
 def test_upernet_has_one_learning_rate(path):
-    cfg = load(path)
-    model, found = groups(cfg)
+    cfg, model = load(path), built(path)
+    found = groups(cfg, model)
     assert {group['lr'] for group in found.values()} == {6e-5}
     check_decay(model, found, 0.01)
     assert cfg.model.backbone.drop_path_rate == 0.1
@@ -104,13 +102,14 @@ def test_ade20k_runs_160k_iterations_with_200_clusters(path):
 
 def test_published_name_rules_miss_what_the_roles_find():
     """configs/paca_vit/README.md says how to use them, and what they miss."""
-    cfg = load(FOLDER / 'paca-vit-small-teacher_pacahead_8xb2-160k_ade20k-512x512.py')
+    path = FOLDER / 'paca-vit-small-teacher_pacahead_8xb2-160k_ade20k-512x512.py'
+    cfg, model = load(path), built(path)
     names = {'norm': dict(decay_mult=0.0)}
     names |= {name: dict(lr_mult=10.0) for name in ('head', 'clustering.4')}
     options = dict(constructor='DefaultOptimWrapperConstructor')
     options['paramwise_cfg'] = dict(_delete_=True, custom_keys=names)
     cfg.merge_from_dict(dict(optim_wrapper=options))
-    model, found = groups(cfg)
+    found = groups(cfg, model)
     assert 'roles' not in cfg.optim_wrapper.paramwise_cfg
     assert found['decode_head.conv_seg.weight']['lr'] == pytest.approx(6e-4)
     assert found['backbone.norm1.weight']['weight_decay'] == 0

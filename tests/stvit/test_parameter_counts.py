@@ -7,7 +7,7 @@ was published.
 from pathlib import Path
 
 import pytest
-from shipped import build_on_meta, load
+from shipped import built
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs/stvit'
 BACKBONES = {'tiny': 27_552_558, 'small': 48_857_862, 'base': 86_789_128}
@@ -31,7 +31,7 @@ MODELS_IN_MILLIONS = {
 
 
 def build(name: str):
-    return build_on_meta(load(FOLDER / f'{name}.py'))
+    return built(FOLDER / f'{name}.py')
 
 
 def count(module) -> int:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from shipped import build_on_meta, load
+from shipped import build_optimizer, built, load
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs/stvit'
 CASCADES = sorted(FOLDER.glob('cascade-*-3x_coco.py'))
@@ -19,10 +18,10 @@ SPARED = ('layers.2.blocks.1.norm1.weight', 'norm3.bias')
 TABLE = 'layers.0.blocks.0.attn.relative_position_bias_table'
 
 
-def groups(cfg: Config) -> dict[str, dict]:
+def groups(cfg: Config, path: Path) -> dict[str, dict]:
     """Of each parameter the group that the optimizer put it into."""
-    model = build_on_meta(cfg)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    model = built(path)
+    optimizer = build_optimizer(cfg, model).optimizer
     assert type(optimizer) is torch.optim.AdamW
     by_id = {id(p): group for group in optimizer.param_groups for p in group['params']}
     return {name: by_id[id(p)] for name, p in model.named_parameters()}
@@ -35,7 +34,7 @@ def size_of(path: Path) -> str:
 @pytest.mark.parametrize('path', CASCADES, ids=lambda path: path.stem)
 def test_cascade_is_the_authors(path):
     cfg = load(path)
-    found = groups(cfg)
+    found = groups(cfg, path)
     assert {group['lr'] for group in found.values()} == {1e-4}
     for name in DECAYED:
         assert found[f'backbone.{name}']['weight_decay'] == 0.05
@@ -65,7 +64,7 @@ def test_cascade_is_the_authors(path):
 @pytest.mark.parametrize('path', DETECTORS, ids=lambda path: path.stem)
 def test_mask_rcnn_is_that_of_the_host(path):
     cfg = load(path)
-    found = groups(cfg)
+    found = groups(cfg, path)
     assert {group['lr'] for group in found.values()} == {1e-4}
     assert {group['weight_decay'] for group in found.values()} == {0, 0.05}
     assert cfg.model.backbone.drop_path_rate == DROP_PATH[size_of(path)]
@@ -88,7 +87,7 @@ def test_plain_swin_differs_in_the_backbone_alone():
 @pytest.mark.parametrize('path', UPERNET, ids=lambda path: path.stem)
 def test_upernet_runs_160k_iterations(path):
     cfg = load(path)
-    found = groups(cfg)
+    found = groups(cfg, path)
     assert {group['lr'] for group in found.values()} == {6e-5}
     for name in (*SPARED, TABLE):
         assert found[f'backbone.{name}']['weight_decay'] == 0
