@@ -47,9 +47,10 @@ def test_every_backbone_is_listed():
     assert ours <= {backbone['type'] for backbone in BACKBONES}
 
 
-@pytest.mark.parametrize('hw', [(32, 32), (37, 53), (224, 224), (64, 160)])
-@pytest.mark.parametrize('batch', [1, 2])
-def test_shapes_are_as_declared(name, hw, batch):
+@pytest.mark.parametrize(
+    ('batch', 'hw'), [(1, (32, 32)), (2, (37, 53)), (1, (224, 224)), (2, (64, 160))]
+)
+def test_shapes_are_as_declared(name, batch, hw):
     model = build(name, out_indices=stages_of(name, 0, 2, 3)).eval()
     with torch.no_grad():
         maps = model(torch.randn(batch, 3, *hw))

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 HERE = Path(__file__).parent
@@ -42,6 +43,12 @@ def names(start: str) -> list[str]:
     if not found:
         raise ValueError(f'no golden case starts with {start!r} in {folder()}')
     return found
+
+
+def slow_if(found: list[str], *ends: str) -> list:
+    """The names as parameters; those with one of the ends, images of 224x224, are slow."""
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=slow if name.endswith(ends) else ()) for name in found]
 
 
 def keys(case: dict) -> list:

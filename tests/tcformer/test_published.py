@@ -77,10 +77,10 @@ WHOLE, PARTS = None, (4, 2, 1)
 @pytest.mark.parametrize(
     'arch, shape, joints, parts, published',
     [
-        ('light', (224, 224), 0, WHOLE, 3.84),
-        ('base', (224, 224), 0, WHOLE, 5.83),
+        pytest.param('light', (224, 224), 0, WHOLE, 3.84, marks=slow),
+        pytest.param('base', (224, 224), 0, WHOLE, 5.83, marks=slow),
         ('light', (256, 192), 133, WHOLE, 6.77),
-        ('base', (256, 192), 133, WHOLE, 8.71),
+        pytest.param('base', (256, 192), 133, WHOLE, 8.71, marks=slow),
         pytest.param('base', (256, 192), 17, WHOLE, 8.62, marks=slow),
         pytest.param('base', (256, 256), 98, WHOLE, 12.32, marks=slow),
         pytest.param('base', (384, 288), 133, WHOLE, 24.28, marks=slow),
@@ -101,6 +101,7 @@ def test_published_multiply_adds(arch, shape, joints, parts, published):
     assert round(counted.total_macs / 1e9, 2) == published
 
 
+@slow
 def test_stage_columns_of_the_specification():
     """Linear, convolution and attention of the blocks at 256x192, and clustering; in G.
 
