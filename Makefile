@@ -21,10 +21,10 @@ SHAPE ?= 256 192
 # One thread: on a machine that does something else as well, OpenMP threads spin for each other and
 # the tests take ten times as long.
 THREADS ?= 1
-# Processes for the tests, a file at a time each: those of the configs take as long as all others.
+# Processes for the tests: half of them each, and whoever is done first takes over from the other.
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
-	$(PY) -m pytest -q -m 'not slow and not gpu' -n $(JOBS) --dist loadfile \
+	$(PY) -m pytest -q -m 'not slow and not gpu' -n $(JOBS) --dist worksteal \
 	$(if $(CONFIGS),$(wildcard tests/$(CONFIGS)) tests/contracts)
 
 .PHONY: help setup demo test check bench
@@ -32,7 +32,7 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
 help:
 	@echo 'make demo    train, evaluate and draw a small pose estimator'
 	@echo '             (TASK=detection: a Mask R-CNN, TASK=segmentation: a segmentor)'
-	@echo 'make test    run the fast tests, in about 7 minutes (JOBS=2 THREADS=1)'
+	@echo 'make test    run the fast tests, in about 4 minutes (JOBS=2 THREADS=1)'
 	@echo '             (CONFIGS=PAPER: only tests/PAPER and the contracts, for its configs)'
 	@echo 'make check   format, lint, documented arguments, then the fast tests'
 	@echo "make bench   multiply-adds and speed of configs (BENCH='CONFIG CONFIG' SHAPE='256 192')"

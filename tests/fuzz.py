@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))  # when run as a script
-from conftest import randomize
 from rooms import BACKBONES, SMALLEST
+from shared_fixtures import randomize
 
 TOLERANCE = 1e-9
 OPTIONS = {

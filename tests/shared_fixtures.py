@@ -1,0 +1,80 @@
+"""Fixtures for all tests: a seed per test, a GPU, parameters that are no initial values."""
+
+import functools
+import sys
+
+import pytest
+import torch
+from golden.cases import SHIPPED
+from mmengine.config import utils as config_utils
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+from mmtoken.compat import prepare_hosts
+from torch import nn
+
+prepare_hosts()
+# for each `_base_ = 'mmdet::...'` mmengine reads a hundred metafiles of the host once more
+config_utils.load = functools.cache(config_utils.load)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the golden cases that are not shipped as slow."""
+    for item in items:
+        name = getattr(item, 'callspec', None) and item.callspec.params.get('name')
+        if item.path.name == 'test_golden.py' and name not in {*SHIPPED, None}:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Of the CPU alone: ``torch.manual_seed`` keeps a traceback for every device without a GPU."""
+    torch.default_generator.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_global_of_another_test():
+    """Each test starts without a default scope or a visualizer, which may be another host's.
+
+    And without compiled graphs: sizes that were seen before become symbols, which take minutes.
+    """
+    DefaultScope._instance_dict.clear()
+    Visualizer._instance_dict.clear()
+    if 'torch._dynamo' in sys.modules:
+        torch.compiler.reset()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def plain_config_texts():
+    """Skip the formatting of config texts: every run writes its config several times.
+
+    It takes most of the time of a small run, and changes white space only.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, True))
+        yield
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip('needs a CUDA device')
+    torch.cuda.manual_seed(0)
+    return torch.device('cuda')
+
+
+def randomize(module: nn.Module) -> nn.Module:
+    """Give every parameter and statistic a value that no constructor gives."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if not tensor.is_floating_point():
+            continue
+        scale = 0.1 if tensor.ndim <= 1 else tensor[0].numel() ** -0.5
+        with torch.no_grad():
+            noise = torch.randn_like(tensor) * scale
+            around_one = tensor.ndim == 1 and name.endswith(('weight', 'running_var'))
+            tensor.copy_(1 + noise if around_one else noise)
+    return module
+
+
+@pytest.fixture(name='randomize')
+def randomize_fixture():
+    return randomize
