@@ -59,12 +59,12 @@ def run(model, image, recording):
 
 @torch.no_grad()
 def check_backbone(name, dtype, atol):
-    """Recorded and not; the weights are made once."""
+    """Recorded as well in float64, and where assignments are stored; the weights are made once."""
     case = golden.CASES[name]
     stored = {output['name'] for output in case['outputs']}
     model, head = build(case)
     model.to(dtype)
-    for recording in (False, True):
+    for recording in (False, True) if dtype == torch.float64 or 'z1' in stored else (False,):
         maps, recorded = run(model, golden.image(case).to(dtype), recording)
         outputs = {f'map{i}': value for i, value in enumerate(maps, 1)}
         if head:

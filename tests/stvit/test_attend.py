@@ -1,5 +1,7 @@
 """Pooling and attention against their twins in loops, at odd sizes."""
 
+from itertools import product
+
 import pytest
 import torch
 from mmtoken.stvit import reference
@@ -32,12 +34,11 @@ def test_attend_neighborhood(hw, mask, kernel):
     check_equal(got, want, dict(q=q, kv=kv, outside=outside))
 
 
-@pytest.mark.parametrize('hw', [*SIZES, (36, 22)])
 @pytest.mark.parametrize(
     ('mask', 'kernel'),
     [('released', 27), *((mask, k) for mask in ('exact', 'none') for k in (3, 6, 27, None))],
 )
-@pytest.mark.parametrize('tile', [1, 4, None])
+@pytest.mark.parametrize(('hw', 'tile'), [*product(SIZES, (1, 4, None)), ((36, 22), None)])
 def test_attend_tiles(hw, mask, kernel, tile):
     geometry = Geometry(hw)
     q, kv, outside = rand(1, *hw, 4), rand(1, *geometry.semantic_hw, 8), rand(8)

@@ -134,7 +134,11 @@ def test_another_paper_in_the_same_model_takes_part():
 
 @pytest.mark.parametrize(
     'arch, params, total',
-    [('tiny', 28_320_214, 3.598), ('small', 49_625_518, 5.799), ('base', 87_812_336, 10.227)],
+    [
+        ('tiny', 28_320_214, 3.598),
+        pytest.param('small', 49_625_518, 5.799, marks=pytest.mark.slow),
+        pytest.param('base', 87_812_336, 10.227, marks=pytest.mark.slow),
+    ],
 )
 def test_published_figures_of_classification(arch, params, total):
     model = real_size(arch, 'classification', out_indices=(3,))
@@ -145,12 +149,13 @@ def test_published_figures_of_classification(arch, params, total):
     assert round((counted.total_macs + 1000 * width) / 1e9, 3) == total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'arch, params, small, large, ours',
     [
-        pytest.param('tiny', 27_552_558, 5.11, 116.65, 79.79, marks=pytest.mark.slow),
-        pytest.param('small', 48_857_862, 10.35, 240.97, 130.85, marks=pytest.mark.slow),
-        pytest.param('base', 86_789_128, 18.16, 422.21, 227.06, marks=pytest.mark.slow),
+        ('tiny', 27_552_558, 5.11, 116.65, 79.79),
+        ('small', 48_857_862, 10.35, 240.97, 130.85),
+        ('base', 86_789_128, 18.16, 422.21, 227.06),
     ],
 )
 def test_published_figures_of_dense_models(arch, params, small, large, ours):
@@ -161,13 +166,10 @@ def test_published_figures_of_dense_models(arch, params, small, large, ours):
     assert {counted.total_params for counted in counts} == {params}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'arch, plain, saving',
-    [
-        ('tiny', 99.09, 0.19),
-        pytest.param('small', 193.97, 0.30, marks=pytest.mark.slow),
-        pytest.param('base', 342.33, 0.31, marks=pytest.mark.slow),
-    ],
+    [('tiny', 99.09, 0.19), ('small', 193.97, 0.30), ('base', 342.33, 0.31)],
 )
 def test_saving_over_plain_swin(arch, plain, saving):
     """Claimed are 31 and 32 % of small and base; the authors' code costs more than plain Swin."""

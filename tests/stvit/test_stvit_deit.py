@@ -108,7 +108,12 @@ def test_bad_images():
 
 
 @pytest.mark.parametrize(
-    ('size', 'published'), [('tiny', 0.522), ('small', 1.907), ('base', 7.263)]
+    ('size', 'published'),
+    [
+        ('tiny', 0.522),
+        pytest.param('small', 1.907, marks=pytest.mark.slow),
+        pytest.param('base', 7.263, marks=pytest.mark.slow),
+    ],
 )
 def test_published_multiply_adds(size, published):
     """Without the pooling and the classifier, of which the published figures have no part."""

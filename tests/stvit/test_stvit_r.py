@@ -14,10 +14,10 @@ def build(randomize, *args, **kwargs):
     return randomize(STViTR(TINY, *args, **kwargs)).double().eval()
 
 
-@pytest.mark.parametrize('flavour', ['dense', 'classification'])
-def test_whole_backbone(randomize, flavour):
+@pytest.mark.parametrize(('flavour', 'hw'), [('dense', (36, 116)), ('classification', (36, 60))])
+def test_whole_backbone(randomize, flavour, hw):
     model = randomize(STViTR(smallest.TINY, flavour)).double().eval()
-    image = rand(1, 3, 36, 116)  # shifted windows first, then 3x8 patches
+    image = rand(1, 3, *hw)  # shifted windows first, then 3x8 or 3x4 patches
     got, want = model(image), reference.stvit_r(model, image)
     check_equal(
         torch.cat([m.flatten() for m in got]),
@@ -122,14 +122,21 @@ def test_refining_tokens_look_at_patches_alone(randomize):
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[:, 0]))
 
 
-@pytest.mark.parametrize('flavour', ['dense', 'classification'])
-def test_compiles_in_one_graph(flavour):
-    model = STViTR(dict(TINY, depths=(2, 1, 6, 1)), flavour).eval()
+@torch.no_grad()
+def test_compiles_in_one_graph():
+    model = STViTR(dict(TINY, depths=(2, 1, 6, 1))).eval()
     image = torch.randn(1, 3, 70, 90)
-    with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend='eager')(image)
-        for a, b in zip(compiled, model(image)):
-            torch.testing.assert_close(a, b)
+    compiled = torch.compile(model, fullgraph=True, backend='eager')(image)
+    for a, b in zip(compiled, model(image)):
+        torch.testing.assert_close(a, b)
+
+
+@torch.no_grad()
+def test_units_of_classification_compile_in_one_graph():
+    stage = STViTR(TINY, 'classification').eval().layers[2]
+    x, hw = torch.randn(1, 30, 32), (5, 6)
+    compiled = torch.compile(stage, fullgraph=True, backend='eager')(x, hw)
+    torch.testing.assert_close(compiled[0], stage(x, hw)[0])
 
 
 @pytest.mark.parametrize(

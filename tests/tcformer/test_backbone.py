@@ -9,9 +9,7 @@ from tcformer.smallest import TINY
 ARCH = dict(TINY, depths=(1, 2, 1, 1))
 
 
-@pytest.mark.parametrize(
-    'hw', [(32, 32), (37, 53), pytest.param((64, 33), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('hw', [(32, 32), (37, 53), pytest.param((64, 33), marks=pytest.mark.slow)])
 def test_equals_its_twin(hw, randomize):
     model = randomize(TCFormer(ARCH)).double().eval()
     image = torch.randn(2, 3, *hw, dtype=torch.float64, requires_grad=True)
@@ -100,8 +98,8 @@ class TestDeployment:
 
     @staticmethod
     def build(local_parts):
-        backbone = TCFormer(ARCH, local_parts=local_parts)
-        return torch.nn.Sequential(backbone, MTA(ARCH['embed_dims'], 8, 2, 2)).eval()
+        backbone = TCFormer(TINY, local_parts=local_parts)
+        return torch.nn.Sequential(backbone, MTA(TINY['embed_dims'], 8, 2, 2)).eval()
 
     shapes = staticmethod(lambda maps: [tuple(feature_map.shape) for feature_map in maps])
 

@@ -7,11 +7,15 @@ from tcformer.smallest import TINY
 DIMS = TINY['embed_dims']
 
 
-@pytest.fixture
-def stages(randomize):
+def tokens(randomize, *hw):
     backbone = randomize(TCFormer(TINY)).double().eval()
     with torch.no_grad():
-        return backbone(torch.randn(2, 3, 45, 61).double())
+        return backbone(torch.randn(2, 3, *hw).double())
+
+
+@pytest.fixture
+def stages(randomize):
+    return tokens(randomize, 45, 61)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +27,8 @@ def stages(randomize):
         dict(reduction='cluster', gather_layer=True),
     ],
 )
-def test_equals_its_twin(stages, arguments, randomize):
+def test_equals_its_twin(arguments, randomize):
+    stages = tokens(randomize, 29, 45)
     neck = randomize(MTA(DIMS, 8, 2, 2, **arguments).double().eval())
     leaves = [stage.x.clone().requires_grad_() for stage in stages]
     inputs = [stage.with_x(leaf) for stage, leaf in zip(stages, leaves)]
