@@ -207,7 +207,7 @@ class Backbone(StrictInitModule):
         return kept, ()
 
     def _has(self, name: str) -> bool:
-        return any(_belongs(key, name) for key in self.state_dict())
+        return any(_belongs(key, name) for key, _ in self.named_parameters())
 
     def finish(self) -> None:
         """Freeze stages; a subclass calls it at the end of its constructor."""
