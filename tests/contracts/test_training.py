@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from samples import HOSTS, SPLITS, OneSample, shrink
 from shipped import (
     CONFIGS,
+    build_optimizer,
     check_channels,
     load,
     name,
@@ -75,7 +76,7 @@ def test_trains_and_predicts(path, tmp_path):
     runner._train_dataloader = loaders['train']
 
     batch = next(iter(runner.train_loop.dataloader))
-    runner.optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
+    runner.optim_wrapper = build_optimizer(cfg, model)
     runner.build_param_scheduler(cfg.param_scheduler)
     losses = model._run_forward(model.data_preprocessor(batch, training=True), mode='loss')
     loss, _ = model.parse_losses(losses)
