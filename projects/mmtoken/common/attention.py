@@ -46,18 +46,48 @@ def multi_head_attention(
         ``(B, N, C)``.
     """
     q, k, v = (split_heads(x, num_heads) for x in (q, k, v))
+    return merge_heads(attend(q, k, v, bias, dropout))
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """:func:`multi_head_attention` on heads that are split; values may be narrower than keys.
+
+    Args:
+        q: ``(B, h, N, d)`` queries.
+        k: ``(B, h, M, d)`` keys.
+        v: ``(B, h, M, e)`` values, e <= d.
+        bias: As in :func:`multi_head_attention`.
+        dropout: As in :func:`multi_head_attention`.
+        scale: Factor of ``q k^T``; ``1 / sqrt(d)`` by default.
+
+    Returns:
+        ``(B, h, N, e)``.
+    """
     if bias is not None:
         bias = bias.to(q.dtype)
     if is_recording_attention():
-        weights = attention_weights(q, k, bias)
+        weights = attention_weights(q, k, bias, scale)
         record_attention(weights)
-        return merge_heads(F.dropout(weights, dropout) @ v)
-    return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout))
+        return F.dropout(weights, dropout) @ v
+    missing = q.shape[-1] - v.shape[-1]
+    if missing and v.device.type == 'cpu':  # its fused kernel wants one width
+        out = attend(q, k, F.pad(v, (0, missing)), bias, dropout, scale)
+        return out[..., : v.shape[-1]]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
-def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+def attention_weights(
+    q: Tensor, k: Tensor, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
     """Explicit attention weights of split heads -> ``(B, h, N, M)``; rows sum to 1."""
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    logits = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
     if bias is not None:
         logits = logits + bias
     return logits.softmax(-1)
