@@ -5,6 +5,7 @@
 | TCFormer (CVPR 2022) | ``mmtoken.tcformer`` | ``TCFormer``, ``MTA`` |
 | PaCa-ViT (CVPR 2023) | ``mmtoken.paca_vit`` | ``PaCaViT``, with mmseg ``PaCaHead`` |
 | STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR``, ``STViTSwin``, ``STViTDeiT`` |
+| ViT (ICLR 2021) and its kin | ``mmtoken.vit`` | ``PlainViT`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
 ``custom_imports = dict(imports=['mmtoken'])`` is the only line that a config needs. It also lets
@@ -25,6 +26,7 @@ from .paca_vit import PaCaViT
 from .paca_vit.optimizer import RoleOptimWrapperConstructor
 from .stvit import STViTDeiT, STViTR, STViTSwin
 from .tcformer import MTA, TCFormer
+from .vit import PlainViT
 
 make_checkpoints_loadable()
 
@@ -32,6 +34,7 @@ __version__ = '0.1.0'
 __all__ = [
     'MTA',
     'PaCaViT',
+    'PlainViT',
     'RoleOptimWrapperConstructor',
     'STViTDeiT',
     'STViTR',

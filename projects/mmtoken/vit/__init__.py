@@ -1,0 +1,5 @@
+"""Plain vision transformers: ViT, DeiT, MAE, CLIP, DINOv2, DINOv3, EVA-02 and ViTDet."""
+
+from .plain_vit import PlainViT
+
+__all__ = ['PlainViT']

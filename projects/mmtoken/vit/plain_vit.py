@@ -1,0 +1,349 @@
+"""The plain vision transformer of ViT, DeiT, MAE, CLIP, DINOv2, DINOv3, EVA-02 and ViTDet.
+
+Parameter names are those of timm's ``VisionTransformer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..common.backbone import Backbone, resolve_arch
+from ..common.checks import (
+    HW,
+    check_bool,
+    check_choice,
+    check_divides,
+    check_int,
+    check_range,
+)
+from ..common.layers import drop_path_rates, init_vit_weights, to_map
+from ..common.recorder import is_recording_attention, last_attention, record
+from ..common.strict_load import State
+from ..common.windows import window_order
+from .attention import Attention, Grid
+from .block import Block
+from .embed import PatchEmbed, resize_positions
+from .maps import BlockAttention
+from .mlp import ACTIVATIONS, ViTMlp
+from .rope import FORMS, make_rotation
+
+ARCHS = {
+    'tiny': dict(embed_dims=192, depth=12, num_heads=3, hidden_dim=768),
+    'small': dict(embed_dims=384, depth=12, num_heads=6, hidden_dim=1536),
+    'base': dict(embed_dims=768, depth=12, num_heads=12, hidden_dim=3072),
+    'large': dict(embed_dims=1024, depth=24, num_heads=16, hidden_dim=4096),
+    'huge': dict(embed_dims=1280, depth=32, num_heads=16, hidden_dim=5120),
+    'giant': dict(embed_dims=1536, depth=40, num_heads=24, hidden_dim=4096),
+}
+PREFIX = ('cls_token', 'reg_token')
+
+
+@MODELS.register_module()
+class PlainViT(Backbone):
+    """Vision Transformer whose maps all have the stride of its patches.
+
+    The defaults are ViT, DeiT, AugReg and MAE. The README of this folder lists the arguments of
+    all families. Windows and relative positions (ViTDet) have no class token.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'huge'``, ``'giant'``, or a dict
+            with ``embed_dims``, ``depth``, ``num_heads`` and ``hidden_dim`` (of the MLP).
+        patch_size: Side of a patch; in pixels (default 16), with a stem in cells of its map
+            (default 1).
+        img_size: Side in pixels of the images that absolute positions are stored for; None for no
+            absolute positions.
+        pos_antialias: Whether positions are resized with antialiasing.
+        pos_offset: Shift of the samples of resized positions; 0.1 for the official DINOv2 without
+            registers.
+        class_token: Whether there is a class token. If not, that of a checkpoint is left out.
+        num_registers: Number of tokens after the class token: registers, or the distillation token
+            of DeiT.
+        rope: Rotary positions as in ``'dinov3'``, which replace absolute ones, or ``'eva02'``.
+            Keys then have no bias.
+        pre_norm: Whether a norm follows the embedding, whose convolution then has no bias (CLIP).
+        layer_scale: Initial value of layer scale; None for no layer scale.
+        mlp: ``'gelu'`` (default), ``'quickgelu'``, or ``'swiglu'`` (default of ``'giant'``).
+        mlp_norm: Whether the MLP has a norm before its second layer.
+        attn_norm: Whether attention has a norm before its projection.
+        norm_eps: Of all norms; 1e-5 for DINOv3 and CLIP.
+        window_block_indexes: 0-based indices of blocks with attention in windows.
+        window_size: Side in patches of these windows.
+        rel_pos_size: Side in pixels of the images that the relative positions of global blocks are
+            stored for, 1024 for ViTDet; None for no relative positions.
+        stem: Config of a registered backbone that returns one map, from which patches are taken.
+        in_channels: Channels of the image.
+        out_indices: 0-based blocks to return, ascending; negative ones count from the last. Later
+            blocks are not built.
+        out_type: ``'map'``: patches; ``'class'``: the class token, ``(B, D)``.
+        out_norm: Which outputs the final norm is applied to: ``'all'`` (DINOv2, DINOv3),
+            ``'last'``: that of the last block (mmpretrain), ``'none'`` (ViTDet).
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        frozen_stages: -1 freezes nothing; k >= 0 freezes the embedding, positions, class token and
+            registers, and the first k blocks, which stay in eval mode.
+        norm_eval: See :class:`~mmtoken.common.backbone.Backbone`; only a stem has batch norms.
+        with_cp: See :class:`~mmtoken.common.backbone.Backbone`.
+        init_cfg: See :class:`~mmtoken.common.backbone.Backbone`.
+
+    Shape:
+        - image: ``(B, in_channels, H, W)`` of any size, padded with zeros to whole patches.
+        - returns: a tuple of maps ``(B, D, ceil(H / P), ceil(W / P))``, where P is the stride.
+
+    Raises:
+        ValueError: If an argument or the input is invalid.
+    """
+
+    pictures_need_attention = True
+    # classifiers, and what only pre-training uses
+    checkpoint_ignore = (r'head', r'fc_norm\.', r'attn_pool\.', r'pre_logits\.', r'mask_token$')
+
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        patch_size: int | None = None,
+        img_size: int | None = 224,
+        pos_antialias: bool = True,
+        pos_offset: float = 0.0,
+        class_token: bool = True,
+        num_registers: int = 0,
+        rope: str | None = None,
+        pre_norm: bool = False,
+        layer_scale: float | None = None,
+        mlp: str | None = None,
+        mlp_norm: bool = False,
+        attn_norm: bool = False,
+        norm_eps: float = 1e-6,
+        window_block_indexes: Sequence[int] = (),
+        window_size: int = 14,
+        rel_pos_size: int | None = None,
+        stem: dict | None = None,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (-1,),
+        out_type: str = 'map',
+        out_norm: str = 'last',
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        spec = _resolve(arch)
+        depth, dim, heads = spec['depth'], spec['embed_dims'], spec['num_heads']
+        out_indices = _count_from_start(out_indices, depth)
+        super().__init__(depth, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        if patch_size is None:
+            patch_size = 16 if stem is None else 1
+        if mlp is None:
+            mlp = 'swiglu' if arch == 'giant' else 'gelu'
+        flags = dict(pos_antialias=pos_antialias, class_token=class_token, pre_norm=pre_norm)
+        for name, flag in dict(flags, mlp_norm=mlp_norm, attn_norm=attn_norm).items():
+            check_bool(name, flag)
+        check_int('patch_size', patch_size)
+        check_int('num_registers', num_registers, 0)
+        check_int('in_channels', in_channels)
+        check_int('window_size', window_size)
+        check_range('pos_offset', pos_offset, 0, 1)
+        check_range('norm_eps', norm_eps, 0, 1, ends='()')
+        check_choice('mlp', mlp, ACTIVATIONS)
+        check_choice('rope', rope, (None, *FORMS))
+        check_choice('out_type', out_type, ('map', 'class'))
+        check_choice('out_norm', out_norm, ('all', 'last', 'none'))
+        if layer_scale is not None:
+            check_range('layer_scale', layer_scale)
+        window_blocks = _check_window_blocks(window_block_indexes, depth)
+        num_prefix = class_token + num_registers
+        _check_tokens(out_type, class_token, num_prefix, window_blocks, rel_pos_size)
+        _check_rope(rope, img_size, rel_pos_size, dim // heads)
+
+        self.in_channels = in_channels
+        self.num_prefix = num_prefix
+        self.pos_antialias, self.pos_offset = pos_antialias, pos_offset
+        self.rope, self.head_dim = rope, dim // heads
+        self.out_type, self.out_norm = out_type, out_norm
+        self.window_size = window_size if window_blocks else 0
+        norm = partial(nn.LayerNorm, eps=norm_eps)
+
+        self.patch_embed = PatchEmbed(in_channels, dim, patch_size, not pre_norm, stem)
+        self.stride = self.patch_embed.stride
+        self.out_channels = (dim,) * len(self.out_indices)
+        self.out_strides = (self.stride,) * len(self.out_indices)
+        self.cls_token = _tokens(1, dim) if class_token else None
+        self.reg_token = _tokens(num_registers, dim) if num_registers else None
+        self.pos_embed = None
+        if img_size is not None:
+            self.pos_embed = _tokens(_side('img_size', img_size, self.stride) ** 2, dim)
+        self.norm_pre = norm(dim) if pre_norm else nn.Identity()
+        self.stage_modules.append(['patch_embed', *PREFIX, 'pos_embed', 'norm_pre'])
+
+        global_side = 0
+        if rel_pos_size is not None:
+            global_side = _side('rel_pos_size', rel_pos_size, self.stride)
+        if window_blocks:
+            _check_window(window_size, self.stride, img_size, rel_pos_size)
+        built = max(self.out_indices) + 1
+        (rates,) = drop_path_rates(drop_path_rate, (depth,))
+        self.blocks = nn.ModuleList()
+        for index in range(built):
+            window = window_size if index in window_blocks else 0
+            side = global_side and (window or global_side)
+            attn = Attention(
+                dim, heads, norm(dim) if attn_norm else nn.Identity(), rope is None, window, side
+            )
+            hidden = spec['hidden_dim']
+            hidden_norm = norm(hidden) if mlp_norm else nn.Identity()
+            feed_forward = ViTMlp(dim, hidden, mlp, hidden_norm)
+            self.blocks.append(Block(dim, attn, feed_forward, norm_eps, layer_scale, rates[index]))
+            self.stage_modules.append(self.stage_names(index + 1))
+        self.depths = (1,) * built
+        self.norm = norm(dim) if any(map(self._is_normed, self.out_indices)) else None
+        self.blocks.apply(init_vit_weights)
+        self.finish()
+
+    def run_stages(self, image: Tensor) -> list[tuple[Tensor, HW]]:
+        """Return the tokens after each block, and the sides of the map."""
+        x, hw = self.patch_embed(image)
+        if self.pos_embed is not None:
+            pos = resize_positions(self.pos_embed, hw, self.pos_antialias, self.pos_offset)
+            x = x + pos.to(x.dtype)
+        x = self.norm_pre(self._with_prefix(x))
+        grid, stages = self._grid(x, hw), []
+        for number, block in enumerate(self.blocks, 1):
+            x = self.run_block(block, x, grid)
+            if is_recording_attention():
+                self._record(number, block, grid)
+            stages.append((x, hw))
+        return stages
+
+    def output(self, index: int, value: tuple[Tensor, HW]) -> Tensor:
+        """The map or the class token of a block, normalised if ``out_norm`` says so."""
+        x, hw = value
+        x = x[:, 0] if self.out_type == 'class' else x[:, self.num_prefix :]
+        if self._is_normed(index):
+            x = self.norm(x)
+        return x if self.out_type == 'class' else to_map(x, hw).contiguous()
+
+    def stage_names(self, stage: int) -> list[str]:
+        """Name of a block, 1-based."""
+        return [f'blocks.{stage - 1}']
+
+    def prepare_state_dict(self, state: State) -> tuple[State, tuple[str, ...]]:
+        """Drop blocks, the final norm and the class token, if they are not built."""
+        kept, resized = super().prepare_state_dict(state)
+        absent = [] if self.norm is not None else ['norm.weight', 'norm.bias']
+        if not self.num_prefix:
+            absent += PREFIX
+        return {key: value for key, value in kept.items() if key not in absent}, resized
+
+    def _is_normed(self, index: int) -> bool:
+        return self.out_norm == 'all' or (self.out_norm == 'last' and index == self.num_stages - 1)
+
+    def _with_prefix(self, x: Tensor) -> Tensor:
+        """Put the class token and the registers before the patches."""
+        prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        return torch.cat([*(t.to(x.dtype).expand(len(x), -1, -1) for t in prefix), x], 1)
+
+    def _grid(self, x: Tensor, hw: HW) -> Grid:
+        rotation = order = None
+        if self.rope:
+            rotation = make_rotation(self.rope, hw, self.head_dim, x.device, x.dtype)
+        if self.window_size:
+            order = window_order(hw, self.window_size, 0, x.device)
+        return Grid(hw, rotation, order)
+
+    def _record(self, number: int, block: Block, grid: Grid) -> None:
+        order = grid.order if block.attn.window_size else None
+        weights, has_class_token = last_attention(), self.cls_token is not None
+        record(BlockAttention(number, grid.hw, self.stride, weights, has_class_token, order))
+
+
+def _resolve(arch: str | dict) -> dict:
+    spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
+    check_divides('num_heads', spec['num_heads'], 'embed_dims', spec['embed_dims'])
+    check_int('depth', spec['depth'])
+    check_int('hidden_dim', spec['hidden_dim'])
+    return spec
+
+
+def _tokens(count: int, dim: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, count, dim), std=0.02))
+
+
+def _count_from_start(out_indices: Sequence[int], depth: int) -> Sequence[int]:
+    """Replace negative indices of blocks; anything else is checked later."""
+    try:
+        return tuple(i + depth if -depth <= i < 0 else i for i in out_indices)
+    except TypeError:
+        return out_indices
+
+
+def _side(name: str, pixels: int, stride: int) -> int:
+    """Patches per side of an image."""
+    check_int(name, pixels)
+    if pixels % stride:
+        raise ValueError(
+            f'{name} must be a multiple of the stride of the patches, got {name}={pixels} and '
+            f'patches of {stride} pixels'
+        )
+    return pixels // stride
+
+
+def _check_window_blocks(indexes: Sequence[int], depth: int) -> tuple[int, ...]:
+    indexes = tuple(indexes) if isinstance(indexes, Sequence) else (indexes,)
+    for index in indexes:
+        check_int('window_block_indexes', index, 0)
+    if len(set(indexes)) < len(indexes) or max(indexes, default=0) >= depth:
+        raise ValueError(
+            f'window_block_indexes must be different blocks in [0, {depth - 1}], got {indexes}'
+        )
+    return indexes
+
+
+def _check_window(
+    window_size: int, stride: int, img_size: int | None, rel_pos_size: int | None
+) -> None:
+    """Raise if a window is larger than the map of the images that the model was made for."""
+    sides = [size // stride for size in (img_size, rel_pos_size) if size is not None]
+    if sides and window_size > max(sides):
+        raise ValueError(
+            f'window_size must be at most the side of the map, got {window_size=} for '
+            f'{max(sides)}x{max(sides)} patches; make it smaller, or leave window_block_indexes '
+            'empty for global attention'
+        )
+
+
+def _check_tokens(
+    out_type: str,
+    class_token: bool,
+    num_prefix: int,
+    window_blocks: Sequence[int],
+    rel_pos_size: int | None,
+) -> None:
+    if out_type == 'class' and not class_token:
+        raise ValueError("out_type='class' needs class_token=True, got class_token=False")
+    if num_prefix and (window_blocks or rel_pos_size is not None):
+        raise ValueError(
+            'window_block_indexes and rel_pos_size need class_token=False and num_registers=0, '
+            f'because only patches have a place in a window, got {num_prefix} other tokens'
+        )
+
+
+def _check_rope(
+    rope: str | None, img_size: int | None, rel_pos_size: int | None, head_dim: int
+) -> None:
+    if rope == 'dinov3' and img_size is not None:
+        raise ValueError(
+            f"rope='dinov3' replaces absolute positions and needs img_size=None, got {img_size=}"
+        )
+    if rope is not None and rel_pos_size is not None:
+        raise ValueError(
+            f'rope must be None in a model with relative positions, got {rope=} and {rel_pos_size=}'
+        )
+    if rope is not None and head_dim % 4:
+        raise ValueError(
+            f'rope needs heads with a multiple of 4 channels, got embed_dims / num_heads = '
+            f'{head_dim}'
+        )
