@@ -19,6 +19,9 @@ def to_ours(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for block in block_names(state, 'attn.q_bias'):
         q, v = (state.pop(f'{block}attn.{name}_bias') for name in 'qv')
         state[f'{block}attn.qkv.bias'] = torch.cat((q, torch.zeros_like(q), v))
+    for block in block_names(state, 'attn.qkv.weight'):
+        weight = state[f'{block}attn.qkv.weight']
+        state.setdefault(f'{block}attn.qkv.bias', torch.zeros_like(weight[:, 0]))
     for block in block_names(state, 'mlp.fc1_g.weight'):
         for kind in ('weight', 'bias'):
             gate, value = (state.pop(f'{block}mlp.fc1_{name}.{kind}') for name in 'gx')

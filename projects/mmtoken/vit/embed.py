@@ -6,6 +6,8 @@ of a patch, g side of the grid that positions are stored for, N = h * w patches,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -53,7 +55,7 @@ class PatchEmbed(BaseModule):
         x = F.pad(image, (0, cols, 0, rows)) if rows or cols else image
         hw = tuple(side // self.stride for side in x.shape[2:])
         if self.backbone is not None:
-            (x,) = self.backbone(x)
+            (x,) = as_tuple(self.backbone(x))
         x = self.proj(x)
         if tuple(x.shape[2:]) != hw:
             raise ValueError(
@@ -99,7 +101,12 @@ def _probe(model: nn.Module, in_channels: int) -> tuple[Tensor, ...]:
     with torch.no_grad():
         maps = functional_call(model.eval(), state, image)
     model.train(was_training)
-    return maps if isinstance(maps, (tuple, list)) else (maps,)
+    return as_tuple(maps)
+
+
+def as_tuple(maps: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Outputs of a backbone, some of which return a single map as it is."""
+    return (maps,) if isinstance(maps, Tensor) else tuple(maps)
 
 
 def resize_positions(pos_embed: Tensor, hw: HW, antialias: bool, offset: float) -> Tensor:

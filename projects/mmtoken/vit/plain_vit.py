@@ -285,8 +285,8 @@ def _side(name: str, pixels: int, stride: int) -> int:
     check_int(name, pixels)
     if pixels % stride:
         raise ValueError(
-            f'{name} must be a multiple of the stride of the patches, got {name}={pixels} and '
-            f'patches of {stride} pixels'
+            f'{name} must be a multiple of patch_size, times the stride of a stem, got '
+            f'{name}={pixels} and patches of {stride} pixels'
         )
     return pixels // stride
 
