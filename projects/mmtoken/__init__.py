@@ -5,7 +5,7 @@
 | TCFormer (CVPR 2022) | ``mmtoken.tcformer`` | ``TCFormer``, ``MTA`` |
 | PaCa-ViT (CVPR 2023) | ``mmtoken.paca_vit`` | ``PaCaViT``, with mmseg ``PaCaHead`` |
 | STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR``, ``STViTSwin``, ``STViTDeiT`` |
-| ViT (ICLR 2021) and its kin | ``mmtoken.vit`` | ``PlainViT`` |
+| ViT (ICLR 2021) and its kin | ``mmtoken.vit`` | ``PlainViT``, ``SimpleFPN`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
 ``custom_imports = dict(imports=['mmtoken'])`` is the only line that a config needs. It also lets
@@ -26,7 +26,7 @@ from .paca_vit import PaCaViT
 from .paca_vit.optimizer import RoleOptimWrapperConstructor
 from .stvit import STViTDeiT, STViTR, STViTSwin
 from .tcformer import MTA, TCFormer
-from .vit import PlainViT
+from .vit import PlainViT, SimpleFPN
 
 make_checkpoints_loadable()
 
@@ -39,6 +39,7 @@ __all__ = [
     'STViTDeiT',
     'STViTR',
     'STViTSwin',
+    'SimpleFPN',
     'TCFormer',
     'record_tokens',
 ]
