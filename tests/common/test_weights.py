@@ -2,7 +2,10 @@
 
 import argparse
 import io
+import pickle
+import sys
 import zipfile
+from collections import OrderedDict
 from urllib.error import URLError
 
 import numpy as np
@@ -99,6 +102,29 @@ def test_registered_file_backend_is_asked(save):
         read_checkpoint('store://other.pth')
 
 
+@pytest.mark.parametrize('protocol', [2, 4])
+def test_pickled_arrays_of_detectron2_are_read(tmp_path, protocol):
+    path = tmp_path / 'model_final.pkl'
+    model = OrderedDict(weight=np.arange(6, dtype='>f4').reshape(2, 3).T, steps=np.array(3))
+    content = {'model': model, '__author__': 'Detectron2', 'score': np.float64(0.5)}
+    path.write_bytes(pickle.dumps(content, protocol))
+    state = read_state_dict(path)
+    torch.testing.assert_close(state['weight'], torch.tensor([[0.0, 3], [1, 4], [2, 5]]))
+    assert state['steps'].shape == () and read_checkpoint(path)['score'] == 0.5
+
+
+def test_safetensors_are_read_and_their_absence_is_one_sentence(tmp_path, monkeypatch):
+    path = tmp_path / 'model.safetensors'
+    pytest.importorskip('safetensors.torch').save_file(STATE, path)
+    assert torch.equal(read_state_dict(path)['fc.weight'], STATE['fc.weight'])
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match='truncated or was not written by safetensors'):
+        read_checkpoint(path)
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+    with pytest.raises(ImportError, match='run "pip install safetensors"'):
+        read_checkpoint(path)
+
+
 class Trap:
     fired = False
 
@@ -117,6 +143,34 @@ def shortened(content):
     file = io.BytesIO()
     torch.save(content, file)
     return file.getvalue()[:300]
+
+
+class Wrapped:
+    """An array inside an object that is called to build it."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __reduce__(self):
+        return self.function, (np.zeros(1),)
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (pickle.dumps({'model': Trap()}), r'it holds a pickled \S*setattr; re-save'),
+        (pickle.dumps({'model': Wrapped(np.save)}), r'it holds a pickled numpy\S*save; re-save'),
+        (pickle.dumps({'model': torch.ones(1)}), r'it holds a pickled torch\.\S+; re-save'),
+        (b'epoch 3\n', r'truncated or was not written by pickle'),
+    ],
+    ids=['code', 'function of numpy', 'tensor', 'text'],
+)
+def test_pickle_with_anything_else_is_refused_and_runs_nothing(tmp_path, content, reason):
+    path = tmp_path / 'weights.pkl'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        read_checkpoint(path)
+    assert not Trap.fired
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import os
 import pickle
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +44,8 @@ def _alias(name: str, function: Callable) -> Callable:
     return alias
 
 
+# What pickles numpy arrays and numbers
+_RECONSTRUCT = (np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0])
 # Harmless globals that mmengine and the authors' scripts save next to the weights. numpy 2 renamed
 # its private module, pickles of protocol 2 call builtins by their name in Python 2, and old torch
 # does not allow `codecs.encode`, by which bytes are pickled.
@@ -57,9 +61,20 @@ SAFE_GLOBALS = [
     *(
         _alias(f'numpy.{core}.multiarray.{function.__name__}', function)
         for core in ('core', '_core')
-        for function in (np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0])
+        for function in _RECONSTRUCT
     ),
 ]
+PICKLED = {
+    'numpy.ndarray': np.ndarray,
+    'numpy.dtype': np.dtype,
+    '_codecs.encode': codecs.encode,
+    'collections.OrderedDict': OrderedDict,
+    **{
+        f'numpy.{core}.multiarray.{function.__name__}': function
+        for core in ('core', '_core')
+        for function in _RECONSTRUCT
+    },
+}
 
 
 @contextmanager
@@ -75,6 +90,54 @@ def safe_globals() -> Iterator[None]:
             torch.serialization.add_safe_globals(before)
 
 
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and dicts of them, as detectron2 pickles weights, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f'{module}.{name}' not in PICKLED:
+            raise pickle.UnpicklingError(f'GLOBAL {module}.{name}')
+        return PICKLED[f'{module}.{name}']
+
+
+def _as_tensors(content: Any) -> Any:
+    """Turn the numeric arrays of nested dicts into tensors."""
+    if isinstance(content, dict):
+        return {key: _as_tensors(value) for key, value in content.items()}
+    if isinstance(content, np.ndarray) and content.dtype.kind in 'biuf':
+        return torch.from_numpy(content.astype(content.dtype.newbyteorder('=')))
+    return content
+
+
+def _load_pickle(data: bytes) -> Any:
+    # Python 2 wrote some of detectron2's files
+    return _as_tensors(_ArrayUnpickler(io.BytesIO(data), encoding='latin1').load())
+
+
+def _load_safetensors(data: bytes) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load
+    except ModuleNotFoundError:
+        raise ImportError(
+            'reading .safetensors needs safetensors, which is not installed; run "pip install '
+            'safetensors"'
+        ) from None
+    return load(data)
+
+
+def _load_torch(data: bytes) -> Any:
+    with safe_globals():
+        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+
+
+def _download(url: str) -> Any:
+    with safe_globals():
+        return torch.hub.load_state_dict_from_url(url, map_location='cpu', weights_only=True)
+
+
+# by suffix: the reader, and what writes such files
+FORMATS = {'.pkl': (_load_pickle, 'pickle'), '.safetensors': (_load_safetensors, 'safetensors')}
+
+
 def _not_found(path: str, error: Exception) -> FileNotFoundError:
     return FileNotFoundError(
         f'a checkpoint must be an existing file, got {path!r} ({type(error).__name__}); '
@@ -83,44 +146,50 @@ def _not_found(path: str, error: Exception) -> FileNotFoundError:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint with ``weights_only=True``.
+    """Read a checkpoint without running code that it may hold.
 
     Args:
         path: File, http(s) URL, or path of a file backend that is registered with mmengine.
+            ``.safetensors`` and ``.pkl`` (of numpy arrays, as in detectron2) are read as such,
+            anything else as a file of ``torch.save`` with ``weights_only=True``.
 
     Returns:
         The content of the file: tensors by name, or a container around them.
 
     Raises:
         FileNotFoundError: If the file does not exist or cannot be opened.
+        ImportError: If the file needs safetensors, which is not installed.
         ValueError: If its content is not a checkpoint, or has pickled objects.
     """
     path = os.path.expanduser(str(path))
-    is_url = path.startswith(('http://', 'https://'))
-    options = dict(map_location='cpu', weights_only=True)
+    load, writer = FORMATS.get(os.path.splitext(path)[1], (_load_torch, 'torch.save'))
+    is_download = path.startswith(('http://', 'https://')) and load is _load_torch
     try:
-        file = None if is_url else io.BytesIO(fileio.get(path))
+        data = None if is_download else fileio.get(path)
     except (OSError, KeyError) as error:  # a KeyError if no file backend has the prefix
         raise _not_found(path, error) from None
     try:
-        with safe_globals():
-            if is_url:
-                return torch.hub.load_state_dict_from_url(path, **options)
-            return torch.load(file, **options)
+        return _download(path) if is_download else load(data)
     except OSError as error:
         raise _not_found(path, error) from None
+    except ImportError:
+        raise
     except Exception as error:
-        text = re.sub(r'\x1b\[\d*m', '', str(error))  # torch prints in bold
-        pickled = re.search(r"(?:GLOBAL |<class '|function )([\w.]+)", text)
-        if pickled:
-            reason = f'it holds a pickled {pickled[1]}; re-save only its state_dict'
-        else:
-            reason = (
-                'it is truncated or was not written by torch.save; download or copy it again '
-                f'({type(error).__name__})'
-            )
-        # torch's own text advises to unpickle without its safeguard
-        raise ValueError(f'{path!r} cannot be read as a weights file: {reason}') from None
+        raise _unreadable(path, writer, error) from None
+
+
+def _unreadable(path: str, writer: str, error: Exception) -> ValueError:
+    text = re.sub(r'\x1b\[\d*m', '', str(error))  # torch prints in bold
+    pickled = re.search(r"(?:GLOBAL |<class '|function )([\w.]+)", text)
+    if pickled:
+        reason = f'it holds a pickled {pickled[1]}; re-save only its state_dict'
+    else:
+        reason = (
+            f'it is truncated or was not written by {writer}; download or copy it again '
+            f'({type(error).__name__})'
+        )
+    # torch's own text advises to unpickle without its safeguard
+    return ValueError(f'{path!r} cannot be read as a weights file: {reason}')
 
 
 def read_state_dict(path: str | Path, prefix: str | None = None) -> dict[str, Tensor]:
