@@ -26,6 +26,7 @@ from .paca_vit import PaCaViT
 from .paca_vit.optimizer import RoleOptimWrapperConstructor
 from .stvit import STViTDeiT, STViTR, STViTSwin
 from .tcformer import MTA, TCFormer
+from .timm_features import TimmFeatures
 from .vit import PlainViT, SimpleFPN
 
 make_checkpoints_loadable()
@@ -41,5 +42,6 @@ __all__ = [
     'STViTSwin',
     'SimpleFPN',
     'TCFormer',
+    'TimmFeatures',
     'record_tokens',
 ]

@@ -60,6 +60,26 @@ def _belongs(key: str, name: str) -> bool:
     return key == name or key.startswith(name + '.')
 
 
+def init_cfg_of(pretrained: str | None, init_cfg: dict | None) -> dict | None:
+    """The ``init_cfg`` that ``pretrained``, the hosts' deprecated argument, stands for."""
+    if pretrained is None:
+        return init_cfg
+    if not isinstance(pretrained, (str, os.PathLike)):
+        raise ValueError(f'pretrained must be a path, got {pretrained!r}')
+    if init_cfg is not None:
+        raise ValueError(
+            f'a backbone takes init_cfg or pretrained, not both, got {pretrained=} in '
+            'addition to init_cfg; set pretrained=None in the model'
+        )
+    init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+    warnings.warn(
+        f'{pretrained=} is deprecated: give the backbone {init_cfg=}, or set '
+        'pretrained=None in the model to train from initial values',
+        stacklevel=4,
+    )
+    return init_cfg
+
+
 def _takes_pretrained(init: Callable) -> Callable:
     """Add the argument ``pretrained`` to a constructor, with the hosts' meaning."""
 
@@ -68,20 +88,7 @@ def _takes_pretrained(init: Callable) -> Callable:
         self: Backbone, *args: Any, pretrained: str | None = None, **arguments: Any
     ) -> None:
         if pretrained is not None:
-            if not isinstance(pretrained, (str, os.PathLike)):
-                raise ValueError(f'pretrained must be a path, got {pretrained!r}')
-            if arguments.get('init_cfg') is not None:
-                raise ValueError(
-                    f'a backbone takes init_cfg or pretrained, not both, got {pretrained=} in '
-                    'addition to init_cfg; set pretrained=None in the model'
-                )
-            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
-            warnings.warn(
-                f'{pretrained=} is deprecated: give the backbone {init_cfg=}, or set '
-                'pretrained=None in the model to train from initial values',
-                stacklevel=2,
-            )
-            arguments['init_cfg'] = init_cfg
+            arguments['init_cfg'] = init_cfg_of(pretrained, arguments.get('init_cfg'))
         init(self, *args, **arguments)
 
     return with_pretrained

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -247,6 +248,10 @@ class StrictInitModule(BaseModule):
         """
         return state, ()
 
+    def read_weights(self, path: str | Path, prefix: str | None) -> State:
+        """Read the tensors of a file; a subclass may convert their values."""
+        return read_state_dict(path, prefix)
+
     def init_weights(self) -> None:
         """Initialise as mmengine does, then load the ``Pretrained`` weights of ``init_cfg``."""
         own, pretrained, others = self.init_cfg, [], []
@@ -263,7 +268,7 @@ class StrictInitModule(BaseModule):
                 f"init_cfg of type 'Pretrained' needs a checkpoint and takes {OPTIONS}, got {cfg}"
             )
         path, prefix = cfg.pop('checkpoint'), cfg.pop('prefix', None)
-        state = read_state_dict(path, prefix)
+        state = self.read_weights(path, prefix)
         self.init_cfg = others
         super().init_weights()
         self.init_cfg, self.is_init = own, False
