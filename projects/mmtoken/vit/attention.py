@@ -35,6 +35,17 @@ class Grid:
     order: WindowOrder | None = None
 
 
+class KeysWithoutBias(nn.Linear):
+    """Project to queries, keys and values; the part of the bias for the keys is not used.
+
+    Rotated keys would move by a bias, and the models were trained without one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.bias.chunk(3)
+        return F.linear(x, self.weight, torch.cat((q, torch.zeros_like(k), v)))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention.
 
@@ -45,7 +56,7 @@ class Attention(nn.Module):
         dim: D.
         num_heads: n; divides ``dim``.
         norm: Module on the D channels before the last projection.
-        has_key_bias: Whether keys have a bias; without one, the part of the keys is not used.
+        has_key_bias: Whether keys have a bias.
         window_size: w, or 0 for global attention.
         rel_pos_side: S of the tables of relative positions, or 0 for none.
 
@@ -65,9 +76,8 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.has_key_bias = has_key_bias
         self.window_size = window_size
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = (nn.Linear if has_key_bias else KeysWithoutBias)(dim, 3 * dim)
         self.norm = norm
         self.proj = nn.Linear(dim, dim)
         self.has_rel_pos = rel_pos_side > 0
@@ -77,22 +87,15 @@ class Attention(nn.Module):
             self.rel_pos_w = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        bias = self._bias()
-        q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, -1)
+        q, k, v = self.qkv(x).chunk(3, -1)
         if grid.rotation is not None:
             q, k = (rotate(each, grid.rotation, self.num_heads) for each in (q, k))
         if self.window_size:
-            x = self._attend_in_windows((q, k, v), bias.chunk(3), grid.order)
+            padding = self.qkv(x.new_zeros(1, x.shape[-1])).chunk(3, -1)
+            x = self._attend_in_windows((q, k, v), padding, grid.order)
         else:
             x = self._attend(q, k, v, grid.hw)
         return self.proj(self.norm(x))
-
-    def _bias(self) -> Tensor:
-        """Bias of queries, keys and values, ``(3D,)``."""
-        if self.has_key_bias:
-            return self.qkv.bias
-        q, k, v = self.qkv.bias.chunk(3)
-        return torch.cat((q, torch.zeros_like(k), v))
 
     def _attend_in_windows(
         self, qkv: tuple[Tensor, ...], padding: tuple[Tensor, ...], order: WindowOrder
@@ -102,9 +105,10 @@ class Attention(nn.Module):
         mask = None
         if len(order.padding) and not self.has_rel_pos:
             hidden = q.new_zeros(len(order.patches)).index_fill(0, order.padding, -torch.inf)
-            mask = hidden.view(-1, 1, 1, q.shape[1]).repeat(len(qkv[0]), 1, 1, 1)
+            mask = hidden.view(-1, 1, 1, q.shape[1]).repeat(qkv[0].shape[0], 1, 1, 1)
         x = self._attend(q, k, v, (order.window_size, order.window_size), mask)
-        return join_windows(x.unflatten(0, (len(qkv[0]), -1)), order)
+        count = len(order.patches) // order.window_size**2
+        return join_windows(x.unflatten(0, (-1, count)), order)
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, hw: HW, mask: Tensor | None = None
@@ -122,8 +126,8 @@ class Attention(nn.Module):
 
 
 def cut_windows(x: Tensor, order: WindowOrder, padding: Tensor) -> Tensor:
-    """``(B, N, D)`` -> ``(B * K, w * w, D)``, with ``padding``, ``(D,)``, outside the map."""
+    """``(B, N, D)`` -> ``(B * K, w * w, D)``, with ``padding``, ``(1, D)``, outside the map."""
     windows = x.index_select(1, order.patches)
     if len(order.padding):
-        windows[:, order.padding] = padding.to(x.dtype)
+        windows[:, order.padding] = padding
     return windows.unflatten(1, (-1, order.window_size**2)).flatten(0, 1)

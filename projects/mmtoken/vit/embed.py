@@ -52,7 +52,7 @@ class PatchEmbed(BaseModule):
 
     def forward(self, image: Tensor) -> tuple[Tensor, HW]:
         rows, cols = (-side % self.stride for side in image.shape[2:])
-        x = F.pad(image, (0, cols, 0, rows)) if rows or cols else image
+        x = F.pad(image, (0, cols, 0, rows))
         hw = tuple(side // self.stride for side in x.shape[2:])
         if self.backbone is not None:
             (x,) = as_tuple(self.backbone(x))
@@ -109,11 +109,14 @@ def as_tuple(maps: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (maps,) if isinstance(maps, Tensor) else tuple(maps)
 
 
-def resize_positions(pos_embed: Tensor, hw: HW, antialias: bool, offset: float) -> Tensor:
+def resize_positions(
+    pos_embed: Tensor, side: int, hw: HW, antialias: bool, offset: float
+) -> Tensor:
     """Resize positions to a grid of patches by bicubic interpolation, in at least float32.
 
     Args:
         pos_embed: ``(1, g * g, D)`` in raster order.
+        side: g.
         hw: h and w.
         antialias: Of the interpolation; also changes the kernel where the grid grows.
         offset: Added to h and w in the scale, which shifts the samples (DINOv2: 0.1).
@@ -121,7 +124,6 @@ def resize_positions(pos_embed: Tensor, hw: HW, antialias: bool, offset: float) 
     Returns:
         ``(1, N, D)``; the input if the grid is already of this size.
     """
-    side = round(pos_embed.shape[1] ** 0.5)
     if hw == (side, side):
         return pos_embed
     grid = pos_embed.unflatten(1, (side, side)).permute(0, 3, 1, 2)

@@ -175,7 +175,8 @@ class PlainViT(Backbone):
         self.reg_token = _tokens(num_registers, dim) if num_registers else None
         self.pos_embed = None
         if img_size is not None:
-            self.pos_embed = _tokens(_side('img_size', img_size, self.stride) ** 2, dim)
+            self.pos_side = _side('img_size', img_size, self.stride)
+            self.pos_embed = _tokens(self.pos_side**2, dim)
         self.norm_pre = norm(dim) if pre_norm else nn.Identity()
         self.stage_modules.append(['patch_embed', *PREFIX, 'pos_embed', 'norm_pre'])
 
@@ -207,7 +208,8 @@ class PlainViT(Backbone):
         """Return the tokens after each block, and the sides of the map."""
         x, hw = self.patch_embed(image)
         if self.pos_embed is not None:
-            pos = resize_positions(self.pos_embed, hw, self.pos_antialias, self.pos_offset)
+            rule = (self.pos_antialias, self.pos_offset)
+            pos = resize_positions(self.pos_embed, self.pos_side, hw, *rule)
             x = x + pos.to(x.dtype)
         x = self.norm_pre(self._with_prefix(x))
         grid, stages = self._grid(x, hw), []
@@ -244,7 +246,7 @@ class PlainViT(Backbone):
     def _with_prefix(self, x: Tensor) -> Tensor:
         """Put the class token and the registers before the patches."""
         prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
-        return torch.cat([*(t.to(x.dtype).expand(len(x), -1, -1) for t in prefix), x], 1)
+        return torch.cat([*(t.to(x.dtype).expand(x.shape[0], -1, -1) for t in prefix), x], 1)
 
     def _grid(self, x: Tensor, hw: HW) -> Grid:
         rotation = order = None

@@ -104,7 +104,9 @@ def attention(module: Attention, x: Tensor, hw: HW, rope: str | None) -> Tensor:
         for left in range(0, hw[1], size):
             window = [(top + i, left + j) for i in range(size) for j in range(size)]
             real = [place in places for place in window]
-            inside = [x[places.index(at)] if at in places else torch.zeros_like(x[0]) for at in window]
+            inside = [
+                x[places.index(at)] if at in places else torch.zeros_like(x[0]) for at in window
+            ]
             seen = real if not module.has_rel_pos else [True] * len(window)
             out = _attend(module, torch.stack(inside), window, seen, hw, (size, size), rope)
             for at, value, is_real in zip(window, out, real):

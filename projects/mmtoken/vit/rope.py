@@ -83,7 +83,7 @@ def rotate(x: Tensor, rotation: Rotation, num_heads: int) -> Tensor:
     Returns:
         ``(B, K + N, C)``.
     """
-    num_prefix = x.shape[1] - len(rotation.cos)
+    num_prefix = x.shape[1] - rotation.cos.shape[0]
     pairs = x[:, num_prefix:].unflatten(-1, (num_heads, -1)).to(rotation.cos.dtype)
     axis = -1 if rotation.interleaved else -2
     shape = (-1, 2) if rotation.interleaved else (2, -1)
