@@ -1,6 +1,6 @@
 """Find the papers, so that no test outside a paper's folder has a list of them.
 
-A paper's room is a package of ``mmtoken`` that registers classes, and ``tests/<room>/smallest.py``
+A paper's room is a package (or one file) of ``mmtoken`` that registers classes, and ``tests/<room>/smallest.py``
 lists its smallest backbones.
 """
 
@@ -49,7 +49,7 @@ def registered() -> list[Registered]:
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             registry = _registry_of(node)
             if registry:
-                room = path.relative_to(PACKAGE).parts[0]
+                room = path.relative_to(PACKAGE).with_suffix('').parts[0]
                 needed = host if host in HOSTS else None
                 found.append(Registered(room, registry, node.name, needed))
     return found

@@ -6,6 +6,7 @@
 | PaCa-ViT (CVPR 2023) | ``mmtoken.paca_vit`` | ``PaCaViT``, with mmseg ``PaCaHead`` |
 | STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR``, ``STViTSwin``, ``STViTDeiT`` |
 | ViT (ICLR 2021) and its kin | ``mmtoken.vit`` | ``PlainViT``, ``SimpleFPN`` |
+| any model of timm | ``mmtoken.timm_features`` | ``TimmFeatures`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
 ``custom_imports = dict(imports=['mmtoken'])`` is the only line that a config needs. It also lets

@@ -17,7 +17,7 @@ TABLE = Path('projects/mmtoken/__init__.py')
 
 def is_shared(path: Path) -> bool:
     """Whether a file, relative to the root, is outside the folders of papers."""
-    return path != TABLE and not {*ROOMS, *SMALLEST} & set(path.parts)
+    return path != TABLE and not {*ROOMS, *SMALLEST} & set(path.with_suffix('').parts)
 
 
 SHARED = sorted(

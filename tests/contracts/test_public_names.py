@@ -9,7 +9,9 @@ import mmtoken
 import pytest
 from rooms import REGISTERED, ROOMS, ROOTS, SMALLEST
 
-READMES = (Path(mmtoken.__file__).parent, Path(__file__).parents[2] / 'configs')
+PROJECT = Path(__file__).parents[2] / 'README.md'
+READMES = (Path(mmtoken.__file__).parent, PROJECT.parent / 'configs')
+
 
 
 @pytest.mark.parametrize('module', [mmtoken.__name__, *(f'mmtoken.{room}' for room in ROOMS)])
@@ -25,7 +27,7 @@ def test_registered_once_under_its_bare_name(one):
     if one.host:
         pytest.importorskip(one.host)
     cls = ROOTS[one.registry].module_dict[one.name]
-    assert cls.__name__ == one.name and cls.__module__.startswith(f'mmtoken.{one.room}.')
+    assert cls.__name__ == one.name and f'{cls.__module__}.'.startswith(f'mmtoken.{one.room}.')
     names = [(key, name) for key, root in ROOTS.items() for name in root.module_dict]
     assert [key for key, name in names if name == one.name] == [one.registry]
     # a host would take its own before it looks into the root
@@ -35,12 +37,16 @@ def test_registered_once_under_its_bare_name(one):
 
 @pytest.mark.parametrize('one', REGISTERED, ids=lambda one: one.name)
 def test_registered_classes_can_be_imported_and_looked_up(one):
-    """From the room, or without a host from the package; and its READMEs name it."""
+    """From the room, or without a host from the package; and its READMEs name it.
+
+    A room of one file has the README of the project.
+    """
     if one.host:
         pytest.importorskip(one.host)
     room = importlib.import_module(f'mmtoken.{one.room}')
     assert one.name in mmtoken.__all__ or (one.host and one.name in room.__all__)
-    texts = [folder / one.room / 'README.md' for folder in READMES]
+    is_file = not hasattr(room, '__path__')
+    texts = [PROJECT] if is_file else [folder / one.room / 'README.md' for folder in READMES]
     found = [re.findall(r'\w+', path.read_text()) for path in texts if path.is_file()]
     assert any(one.name in words for words in found)
 
