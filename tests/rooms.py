@@ -1,7 +1,7 @@
 """Find the papers, so that no test outside a paper's folder has a list of them.
 
-A paper's room is a package (or one file) of ``mmtoken`` that registers classes, and ``tests/<room>/smallest.py``
-lists its smallest backbones.
+A paper's room is a package (or one file) of ``mmtoken`` that registers classes, and
+``tests/<room>/smallest.py`` lists its smallest backbones.
 """
 
 import ast

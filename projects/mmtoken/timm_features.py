@@ -290,6 +290,11 @@ def _check_arguments(model_args: dict | None) -> dict[str, Any]:
 def create(timm: ModuleType, name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict]:
     """Build a model without weights, for images of any size if it has an option for that.
 
+    Args:
+        timm: The module.
+        name: Of the model.
+        arguments: Of ``timm.create_model``.
+
     Returns:
         The model, and the arguments that it was built with.
 
