@@ -48,7 +48,7 @@ def registered() -> list[Registered]:
         host = path.name.split('_')[0]
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             registry = _registry_of(node)
-            if registry:
+            if registry and path.parent.name != 'common':  # which belongs to no paper
                 room = path.relative_to(PACKAGE).with_suffix('').parts[0]
                 needed = host if host in HOSTS else None
                 found.append(Registered(room, registry, node.name, needed))

@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
         '"pip install mmengine" next to the official mmcv, mmdet, mmseg and mmpose)'
     ) from error
 
+from .common.layer_decay import LayerDepthOptimWrapperConstructor
 from .common.recorder import record_tokens
 from .compat import make_checkpoints_loadable
 from .paca_vit import PaCaViT
@@ -35,6 +36,7 @@ make_checkpoints_loadable()
 __version__ = '0.1.0'
 __all__ = [
     'MTA',
+    'LayerDepthOptimWrapperConstructor',
     'PaCaViT',
     'PlainViT',
     'RoleOptimWrapperConstructor',
