@@ -116,12 +116,14 @@ def _prepare(
     model: nn.Module, state: State
 ) -> tuple[State, tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return the tensors by the model's names; the names converted, resized and dropped."""
-    renamed, converted = convert_keys(state, getattr(model, 'conventions', ()))
+    renamed, converted, left_out = state, (), ()
+    if hasattr(model, 'convert_state_dict'):
+        renamed, converted, left_out = model.convert_state_dict(state)
     state, resized = renamed, ()
     if hasattr(model, 'prepare_state_dict'):
         state, resized = model.prepare_state_dict(renamed)
     dropped = tuple(key for key in renamed if key not in state)
-    return state, converted, tuple(resized), dropped
+    return state, converted, tuple(resized), (*left_out, *dropped)
 
 
 def load_state_dict_strict(
@@ -134,7 +136,8 @@ def load_state_dict_strict(
 ) -> LoadReport:
     """Copy tensors into ``model``; raise unless every difference was declared.
 
-    A model may define ``conventions``, names of other releases; ``prepare_state_dict(state) ->
+    A model may define ``convert_state_dict(state) -> (state, converted, left_out)``, which turns
+    other releases into ours; ``prepare_state_dict(state) ->
     (state, resized)``, which drops and resizes known tensors; ``checkpoint_ignore``, patterns of
     keys that released files have and the model does not need (a classification head);
     ``reinitialized_keys(state)``, keys that cannot be loaded because of an argument that the user
@@ -156,7 +159,10 @@ def load_state_dict_strict(
             declared pattern matches nothing, or nothing is left to load.
     """
     own = model.state_dict()
-    state, converted, resized, dropped = _prepare(model, state)
+    try:
+        state, converted, resized, dropped = _prepare(model, state)
+    except ValueError as error:
+        raise ValueError(f'{source} does not fit {type(model).__name__}: {error}') from None
     foreign = [key for key in (*state, *dropped) if key not in own]
     reinitialize = check_patterns('reinitialize', reinitialize, own, 'of the model')
     ignore = check_patterns('ignore', ignore, foreign, 'that only the file has')
@@ -236,6 +242,18 @@ class StrictInitModule(BaseModule):
         state, *_ = _prepare(self, {key.removeprefix(prefix): state_dict.pop(key) for key in own})
         state_dict.update({prefix + key: value for key, value in state.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def convert_state_dict(self, state: State) -> tuple[State, tuple[str, ...], tuple[str, ...]]:
+        """Turn the tensors of another release into ours, by ``conventions``.
+
+        Args:
+            state: Tensors by the names of any release, without prefix.
+
+        Returns:
+            The tensors by this module's names, which of those were converted, and the names in
+            the file of those that are left out.
+        """
+        return *convert_keys(state, self.conventions), ()
 
     def prepare_state_dict(self, state: State) -> tuple[State, tuple[str, ...]]:
         """Drop or resize known tensors.

@@ -27,6 +27,7 @@ from ..common.strict_load import State
 from ..common.windows import window_order
 from .attention import Attention, Grid
 from .block import Block
+from .conventions import convert, resize
 from .embed import PatchEmbed, resize_positions
 from .maps import BlockAttention
 from .mlp import ACTIVATIONS, ViTMlp
@@ -75,6 +76,8 @@ class PlainViT(Backbone):
         window_size: Side in patches of these windows.
         rel_pos_size: Side in pixels of the images that the relative positions of global blocks are
             stored for, 1024 for ViTDet; None for no relative positions.
+        resample_patches: Whether weights for patches of another size may be loaded; the patch
+            embedding is then resampled.
         stem: Config of a registered backbone that returns one map, from which patches are taken.
         in_channels: Channels of the image.
         out_indices: 0-based blocks to return, ascending; negative ones count from the last. Later
@@ -120,6 +123,7 @@ class PlainViT(Backbone):
         window_block_indexes: Sequence[int] = (),
         window_size: int = 14,
         rel_pos_size: int | None = None,
+        resample_patches: bool = False,
         stem: dict | None = None,
         in_channels: int = 3,
         out_indices: Sequence[int] = (-1,),
@@ -140,7 +144,8 @@ class PlainViT(Backbone):
         if mlp is None:
             mlp = 'swiglu' if arch == 'giant' else 'gelu'
         flags = dict(pos_antialias=pos_antialias, class_token=class_token, pre_norm=pre_norm)
-        for name, flag in dict(flags, mlp_norm=mlp_norm, attn_norm=attn_norm).items():
+        flags.update(mlp_norm=mlp_norm, attn_norm=attn_norm, resample_patches=resample_patches)
+        for name, flag in flags.items():
             check_bool(name, flag)
         check_int('patch_size', patch_size)
         check_int('num_registers', num_registers, 0)
@@ -162,6 +167,7 @@ class PlainViT(Backbone):
         self.in_channels = in_channels
         self.num_prefix = num_prefix
         self.pos_antialias, self.pos_offset = pos_antialias, pos_offset
+        self.resample_patches = resample_patches
         self.rope, self.head_dim = rope, dim // heads
         self.out_type, self.out_norm = out_type, out_norm
         self.window_size = window_size if window_blocks else 0
@@ -232,13 +238,27 @@ class PlainViT(Backbone):
         """Name of a block, 1-based."""
         return [f'blocks.{stage - 1}']
 
+    def convert_state_dict(self, state: State) -> tuple[State, tuple[str, ...], tuple[str, ...]]:
+        """Turn the weights of other releases into ours; see ``conventions.py``."""
+        return convert(self, state)
+
     def prepare_state_dict(self, state: State) -> tuple[State, tuple[str, ...]]:
-        """Drop blocks, the final norm and the class token, if they are not built."""
-        kept, resized = super().prepare_state_dict(state)
+        """Drop blocks, the final norm and the class token, if they are not built; resize."""
+        kept, _ = super().prepare_state_dict(state)
         absent = [] if self.norm is not None else ['norm.weight', 'norm.bias']
         if not self.num_prefix:
             absent += PREFIX
-        return {key: value for key, value in kept.items() if key not in absent}, resized
+        return resize(self, {key: value for key, value in kept.items() if key not in absent})
+
+    def reinitialized_keys(self, state: State) -> list[str]:
+        """Relative positions stay zero if a file has none, as pre-training of ViTDet starts."""
+        has_tables = any('.rel_pos_' in key for key in state)
+        return [] if has_tables else [key for key in self.state_dict() if '.rel_pos_' in key]
+
+    def mismatch_hint(self, state: State) -> str:
+        """Say so if the final norm of the model is the difference."""
+        is_missing = self.norm is not None and 'norm.weight' not in state
+        return "The file has no norm of tokens: set out_norm='none'." if is_missing else ''
 
     def _is_normed(self, index: int) -> bool:
         return self.out_norm == 'all' or (self.out_norm == 'last' and index == self.num_stages - 1)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..common.backbone import as_maps
 from ..common.checks import check_bool, check_choice, check_int, check_range, check_shape
 from ..common.strict_load import State, StrictInitModule
-from .conventions import mmdet_pyramid
+from .dialects import mmdet_pyramid
 
 # detectron2 numbers the levels by the logarithm of their stride, for a patch of 16 pixels
 LEVELS = {4: 2, 2: 3, 1: 4, 0.5: 5}
