@@ -168,8 +168,13 @@ def shrink(cfg: Config) -> None:
     model = cfg.model
     if cfg.default_scope == 'mmseg':
         multiply_sizes(model.data_preprocessor, ('size',), factor)
+        for head in (model.decode_head, model.get('auxiliary_head')):
+            if head:
+                head.channels = min(head.channels, 64)
         multiply_sizes(model.test_cfg, ('crop_size', 'stride'), factor)
         return
+    padding = model.data_preprocessor
+    padding.pad_size_divisor = max(32, round(padding.pad_size_divisor * factor))
     stages = model.train_cfg.rcnn
     for stage in stages if isinstance(stages, list) else [stages]:
         stage.sampler.num = 8

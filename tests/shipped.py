@@ -89,16 +89,23 @@ def build_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper:
 
 
 def heads_on_maps(cfg: Config) -> list[str]:
-    """The parts of the model that read the maps of the backbone."""
-    pose = () if 'neck' in cfg.model else ('head',)
-    parts = ('neck', 'decode_head', 'auxiliary_head', *pose)
-    return [part for part in parts if 'in_channels' in cfg.model.get(part, {})]
+    """The parts of the model that read the channels of the backbone; a neck may keep them."""
+    neck = cfg.model.get('neck') or {}
+    parts = (
+        ('neck',) if 'in_channels' in neck else ('neck', 'decode_head', 'auxiliary_head', 'head')
+    )
+    return [part for part in parts if channels_key(cfg.model.get(part) or {})]
+
+
+def channels_key(part: dict) -> str | None:
+    """The key that says how many channels a neck or head reads."""
+    return next((key for key in ('in_channels', 'embed_dim') if key in part), None)
 
 
 def channels_read(part: dict, declared: tuple[int, ...]) -> int | list[int]:
     """Those of the declared channels of a backbone that a neck or head reads."""
     index = part.get('in_index')
-    if isinstance(part['in_channels'], int):
+    if isinstance(part[channels_key(part)], int):
         return declared[-1 if index is None else index]
     return [declared[i] for i in (range(len(declared)) if index is None else index)]
 
@@ -110,7 +117,7 @@ def check_channels(cfg: Config, model: nn.Module) -> None:
         return
     for name in heads_on_maps(cfg):
         part = cfg.model[name]
-        given = part.in_channels
+        given = part[channels_key(part)]
         given = given if isinstance(given, int) else list(given)
         assert given == channels_read(part, tuple(model.backbone.out_channels)), name
 
@@ -123,7 +130,9 @@ def smallest_arch(backbone: dict) -> dict | None:
     arch = backbone['arch']
     if isinstance(arch, str):
         arch = sys.modules[MODELS.get(backbone['type']).__module__].ARCHS[arch]
-    return next(one for one in alike if set(one) == set(arch))
+    found = next(one for one in alike if set(one) == set(arch))
+    # where there is one depth, other arguments name blocks
+    return dict(found, depth=arch['depth']) if 'depth' in arch else found
 
 
 def swap_in_the_smallest(cfg: Config) -> None:
@@ -134,4 +143,5 @@ def swap_in_the_smallest(cfg: Config) -> None:
     cfg.model.backbone.arch = arch
     declared = MODELS.build(cfg.model.backbone).out_channels
     for part in heads_on_maps(cfg):
-        cfg.model[part].in_channels = channels_read(cfg.model[part], declared)
+        found = cfg.model[part]
+        found[channels_key(found)] = channels_read(found, declared)

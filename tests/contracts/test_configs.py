@@ -40,7 +40,7 @@ def maps_for_heads(cfg, model) -> list:
         torch.zeros(1, channels, *hw, device='meta')
         for channels, hw in zip(backbone.out_channels, sizes)
     ]
-    if getattr(backbone, 'out_type', 'maps') != 'maps':  # its neck takes no maps
+    if getattr(backbone, 'out_type', 'maps') == 'tokens':  # its neck takes no maps
         return [torch.zeros(1, neck.out_channels, *hw, device='meta') for hw in sizes]
     return list(neck(maps) if neck else maps)
 

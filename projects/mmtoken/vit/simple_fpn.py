@@ -29,6 +29,10 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+# for norm_cfg of the heads of ViTDet
+MODELS.register_module(module=ChannelNorm)
+
+
 class NormedConv(nn.Conv2d):
     """Convolution that keeps the size, without bias, and a norm named as in detectron2."""
 
