@@ -2,8 +2,7 @@
 
 torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch
 
-Only neck and heads are trained: a schedule for frozen features, with a larger head than a linear
-one. Nobody published scores for it. Download DINOv2's weights yourself and add
+Neck, heads and the final norm are trained. Nobody published scores for this combination. Download DINOv2's weights yourself and add
 --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 """
 
