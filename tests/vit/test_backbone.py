@@ -178,6 +178,9 @@ def cnn(monkeypatch):
             self.bn = nn.BatchNorm2d(6)
             self.num_maps = num_maps
 
+        def train(self, mode=True):
+            super().train(mode)  # and returns None, as in mmdet
+
         def forward(self, x):
             return (self.bn(self.conv(x)),) * self.num_maps
 
