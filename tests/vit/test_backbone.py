@@ -225,10 +225,9 @@ def test_what_is_not_built_is_left_out_of_a_checkpoint(randomize):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(num_registers=2), 'missing: reg_token'),
-        (dict(img_size=32), r'pos_embed: \(1, 784, 16\) -> \(1, 16, 16\)'),
-        (dict(layer_scale=1e-5), 'missing: blocks.0.ls1.gamma'),
-        (dict(mlp='swiglu'), r'fc1.weight: \(24, 16\) -> \(48, 16\)'),
+        (dict(num_registers=2), 'need num_registers=0, but the model has num_registers=2'),
+        (dict(layer_scale=1e-5), 'need layer_scale=None, but the model has'),
+        (dict(mlp='swiglu'), "need mlp='gelu' or 'quickgelu', but the model has mlp='swiglu'"),
     ],
 )
 def test_weights_of_another_model_are_refused(arguments, message):
@@ -237,7 +236,7 @@ def test_weights_of_another_model_are_refused(arguments, message):
 
 
 def test_registers_of_a_file_are_not_left_out_in_silence():
-    with pytest.raises(ValueError, match='unexpected: reg_token'):
+    with pytest.raises(ValueError, match='need num_registers=4, but the model has num_registers=0'):
         load_state_dict_strict(PlainViT(TINY, 8), PlainViT(TINY, 8, num_registers=4).state_dict())
 
 

@@ -8,6 +8,8 @@ import torch
 from golden import cases as golden
 from mmengine.registry import MODELS
 from mmtoken import PlainViT
+from mmtoken.common.strict_load import load_state_dict_strict
+from torch.nn import functional as F
 from vit.smallest import TINY, VITDET
 
 ARCH = dict(embed_dims=96, depth=3, num_heads=3, hidden_dim=384)
@@ -68,7 +70,7 @@ def test_golden_file_of_another_release(name, tmp_path):
     golden.check(case, {key: value for key, value in found.items() if key in stored}, 3e-6)
 
 
-@pytest.mark.parametrize('name', golden.names('vitdet'))
+@pytest.mark.parametrize('name', golden.names('vitdet_d192_img1024_224'))
 @torch.no_grad()
 def test_golden_pickle_of_detectron2_loads_into_backbone_and_neck(name, tmp_path):
     case = golden.CASES[name]
@@ -238,10 +240,12 @@ RELEASES = {
     'DINOv2 (Hugging Face)': (SMALL_V2, dinov2_hf),
     'DINOv2 with registers (Hugging Face)': (
         dict(SMALL_V2, pos_antialias=True, num_registers=4, mlp='swiglu'),
-        lambda state: dinov2_hf(
-            {f'm.{k}': v for k, v in state.items()} and state,
-            (('mlp.fc1', 'mlp.weights_in'), ('mlp.fc2', 'mlp.weights_out')),
-        ),
+        lambda state: {
+            f'dinov2_with_registers.{key}': value
+            for key, value in dinov2_hf(
+                state, (('mlp.fc1', 'mlp.weights_in'), ('mlp.fc2', 'mlp.weights_out'))
+            ).items()
+        },
     ),
     'DINOv3 (Hugging Face)': (SMALL_V3, lambda state: dinov3_hf(state, gated=False)),
     'DINOv3 (Hugging Face), gated': (
@@ -287,7 +291,7 @@ RELEASES = {
 
 
 @pytest.mark.parametrize('name', RELEASES)
-def test_file_with_the_names_of_a_release(name, tmp_path, randomize, caplog):
+def test_file_with_the_names_of_a_release(name, tmp_path, randomize):
     arguments, write = RELEASES[name]
     ours = random_state(randomize, **arguments)
     if arguments.get('rope'):
@@ -297,3 +301,189 @@ def test_file_with_the_names_of_a_release(name, tmp_path, randomize, caplog):
     model = load(tmp_path / 'released.pth', **dict(dict(arch=TINY), **arguments))
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, ours[key], msg=lambda text, k=key: f'{k}: {text}')
+    family = re.escape(name.partition(',')[0])
+    with pytest.raises(
+        ValueError, match=rf'{family}.* weights need norm_eps=.*the model has .*0.1'
+    ):
+        load(tmp_path / 'released.pth', **dict(arguments, arch=TINY, norm_eps=0.1))
+
+
+MMPRETRAIN = {
+    'ViT': (dict(img_size=80), {}),
+    'DINOv2': (dict(img_size=70, patch_size=14, layer_scale=1.0), dict(layer_scale_init_value=1.0)),
+    'gated': (
+        dict(arch=dict(TINY, hidden_dim=16), img_size=80, layer_scale=1.0, mlp='swiglu'),
+        dict(layer_scale_init_value=1.0, layer_cfgs=dict(ffn_type='swiglu_fused')),
+    ),
+    'CLIP': (
+        dict(img_size=80, pre_norm=True, norm_eps=1e-5),
+        dict(pre_norm=True, norm_cfg=dict(type='LN', eps=1e-5)),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', MMPRETRAIN)
+@torch.no_grad()
+def test_models_of_mmpretrain(name, tmp_path, randomize):
+    backbones = pytest.importorskip('mmpretrain.models.backbones')
+    ours, theirs = MMPRETRAIN[name]
+    arch = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=24)
+    donor = backbones.VisionTransformer(
+        arch,
+        img_size=ours['img_size'],
+        patch_size=ours.get('patch_size', 16),
+        out_type='featmap',
+        out_indices=(1, 3),
+        **theirs,
+    )
+    randomize(donor).double()
+    donor.eval()
+    state = {f'backbone.{key}': value for key, value in donor.state_dict().items()}
+    torch.save({'state_dict': {**state, 'head.fc.bias': torch.ones(3)}}, tmp_path / 'epoch.pth')
+    model = load(
+        tmp_path / 'epoch.pth',
+        **{**dict(arch=TINY, out_norm='last'), **SHARP, **ours},
+        out_indices=(1, 3),
+    )
+    image = torch.randn(1, 3, 75, 100)
+    for got, want in zip(model(image), donor(image), strict=True):
+        torch.testing.assert_close(got, want, atol=2e-6, rtol=0)
+
+
+# -- what does not fit
+
+
+def saved(state, tmp_path):
+    torch.save(state, tmp_path / 'weights.pth')
+    return tmp_path / 'weights.pth'
+
+
+def timm_vit(randomize, **arguments):
+    """A file of timm: positions of the class token in front, a classifier behind."""
+    state = unfold(random_state(randomize, **{**dict(img_size=80), **arguments}))
+    return state | {'head.weight': torch.ones(3, 16), 'head.bias': torch.ones(3)}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(patch_size=8), r'need patch_size=16, but the model has patch_size=8'),
+        (dict(arch=dict(TINY, depth=2)), 'need depth=4, but the model has depth=2'),
+        (dict(arch=dict(TINY, embed_dims=32)), 'need embed_dims=16, but the model has'),
+        (dict(arch=dict(TINY, hidden_dim=48)), 'need hidden_dim=24, but the model has'),
+        (dict(num_registers=4), 'need num_registers=0, but the model has num_registers=4'),
+        (dict(layer_scale=1.0), 'need layer_scale=None, but the model has'),
+        (
+            dict(mlp='quickgelu', norm_eps=1e-5),
+            r"need norm_eps=1e-06, mlp='gelu', but .*'quickgelu'",
+        ),
+        (dict(rope='dinov3', img_size=None), "need rope=None, but the model has rope='dinov3'"),
+        (dict(mlp_norm=True, attn_norm=True), 'need mlp_norm=False, attn_norm=False, but'),
+        (dict(pre_norm=True), 'need pre_norm=False, but the model has pre_norm=True'),
+    ],
+)
+def test_arguments_for_other_weights_are_named(arguments, message, tmp_path, randomize):
+    file = saved(timm_vit(randomize), tmp_path)
+    with pytest.raises(
+        ValueError, match=f'weights.pth does not fit PlainViT: ViT .* weights {message}'
+    ):
+        load(file, **{**dict(arch=TINY, img_size=80), **arguments})
+
+
+@pytest.mark.parametrize(
+    ('keys', 'message'),
+    [
+        (['blocks.0.attn.relative_position_bias_table'], 'cannot load BEiT with its tables'),
+        (['rope.freqs', 'blocks.0.norm1.weight'], 'cannot load a model with learned frequencies'),
+        (['blocks.0.attn.wq.weight'], 'cannot load Sapiens2 with its grouped queries'),
+        (['layer1.0.conv1.weight', 'fc.bias'], r"got keys that start with \['fc', 'layer1'\]"),
+        (
+            [f'{name}.backbone.blocks.0.norm1.weight' for name in ('student', 'teacher')],
+            r"one backbone, got .* prefix='student.backbone'",
+        ),
+    ],
+)
+def test_other_files_are_refused(keys, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load(saved({key: torch.ones(16) for key in keys}, tmp_path), arch=TINY)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'blocks.2.norm1.weight': None}, 'missing: blocks.2.norm1.weight'),
+        ({'blocks.2.attn.gate': torch.ones(1)}, 'unexpected: blocks.2.attn.gate'),
+        ({'norm.weight': None, 'norm.bias': None}, "no norm of tokens: set out_norm='none'"),
+    ],
+)
+def test_damaged_files_are_refused(change, message, tmp_path, randomize):
+    state = {k: v for k, v in (timm_vit(randomize) | change).items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        load(saved(state, tmp_path), arch=TINY, img_size=80)
+
+
+def test_file_of_windows_needs_the_same_windows(tmp_path, randomize):
+    arguments = {key: value for key, value in VITDET.items() if key != 'type'}
+    file = saved(random_state(randomize, **arguments), tmp_path)
+    with pytest.raises(ValueError, match=r'window_block_indexes=\(0, 2\), .* has .*=\(0, 1\)'):
+        load(file, **dict(arguments, window_block_indexes=(0, 1)))
+
+
+# -- what is resized, left out, or new
+
+
+def test_report_names_what_was_converted_resized_and_left_out(randomize):
+    model = PlainViT(TINY, img_size=112)
+    report = load_state_dict_strict(model, timm_vit(randomize))
+    assert report.converted == ('cls_token',)
+    assert report.resized == ('pos_embed',)
+    assert report.ignored == ('head.weight', 'head.bias')
+    assert len(report.loaded) == len(model.state_dict()) - 2
+
+
+def test_positions_are_resized_once_by_the_rule_of_the_model(tmp_path, randomize):
+    state = timm_vit(randomize, pos_antialias=False)
+    model = load(saved(state, tmp_path), arch=TINY, img_size=112, pos_antialias=False)
+    grid = state['pos_embed'][:, 1:].unflatten(1, (5, 5)).permute(0, 3, 1, 2)
+    want = F.interpolate(grid, (7, 7), mode='bicubic').flatten(2).mT
+    torch.testing.assert_close(model.pos_embed, want)
+
+
+def test_tables_of_global_blocks_are_resized(tmp_path, randomize):
+    arguments = {key: value for key, value in VITDET.items() if key != 'type'}
+    state = random_state(randomize, **arguments)
+    model = load(saved(state, tmp_path), **dict(arguments, rel_pos_size=128))
+    own = model.state_dict()
+    assert torch.equal(own['blocks.0.attn.rel_pos_h'], state['blocks.0.attn.rel_pos_h'])
+    want = F.interpolate(state['blocks.1.attn.rel_pos_h'].t()[None], 31, mode='linear')[0].t()
+    torch.testing.assert_close(own['blocks.1.attn.rel_pos_h'], want)
+
+
+def test_relative_positions_start_at_zero_from_pretrained_weights(tmp_path, randomize):
+    arguments = {key: value for key, value in VITDET.items() if key != 'type'}
+    pretrained = timm_vit(randomize, patch_size=8, img_size=56)
+    model = PlainViT(**arguments)
+    report = load_state_dict_strict(model, pretrained)
+    assert all('.rel_pos_' in key for key in report.reinitialized) and report.reinitialized
+    assert not any(model.state_dict()[key].any() for key in report.reinitialized)
+    assert {'cls_token', 'norm.weight'} <= set(report.ignored)
+
+
+def test_patches_are_resampled_on_request_only(tmp_path, randomize):
+    timm_layers = pytest.importorskip('timm.layers')
+    state = timm_vit(randomize)
+    model = load(
+        saved(state, tmp_path), arch=TINY, img_size=70, patch_size=14, resample_patches=True
+    )
+    weight = state['patch_embed.proj.weight'].float()
+    want = timm_layers.resample_patch_embed(weight, [14, 14]).double()
+    torch.testing.assert_close(model.patch_embed.proj.weight.data, want, atol=1e-4, rtol=1e-3)
+
+
+def test_own_checkpoint_loads_whatever_its_arguments(tmp_path, randomize):
+    arguments = dict(arch=TINY, img_size=80, norm_eps=1e-3, pos_offset=0.1, out_indices=(1,))
+    state = random_state(randomize, **arguments)
+    detector = {f'backbone.{key}': v for key, v in state.items()} | {'neck.weight': torch.ones(1)}
+    for file in (state, detector):
+        model = load(saved(file, tmp_path), **arguments)
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())

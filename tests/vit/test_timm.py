@@ -4,9 +4,9 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from mmtoken import PlainViT
-from vit.timm_names import to_ours
 
 timm = pytest.importorskip('timm')
+save_file = pytest.importorskip('safetensors.torch').save_file
 
 ANY_SIZE = dict(dynamic_img_size=True, dynamic_img_pad=True)
 SMALL = dict(embed_dim=48, depth=3, num_heads=3, global_pool='token', **ANY_SIZE)
@@ -53,11 +53,13 @@ def theirs(name, randomize):
 
 @pytest.mark.parametrize('name', CASES)
 @torch.no_grad()
-def test_family(name, randomize):
+def test_family(name, tmp_path, randomize):
     model = theirs(name, randomize)
+    save_file(model.state_dict(), tmp_path / 'model.safetensors')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'model.safetensors'))
     ours = dict(dict(arch=ARCH, out_indices=(0, 2), out_norm='all'), **CASES[name])
-    ours = PlainViT(**ours).double().eval()
-    ours.load_state_dict(to_ours(model.state_dict()))
+    ours = PlainViT(**ours, init_cfg=init_cfg).double().eval()
+    ours.init_weights()
     for hw in SIZES:
         image = torch.randn(2, 3, *hw, dtype=torch.float64)
         want = model.forward_intermediates(
@@ -79,7 +81,7 @@ def test_hybrid(name, patch_size, stride, randomize, monkeypatch):
     cnn = model.patch_embed.backbone
     monkeypatch.setitem(MODELS.module_dict, 'TheirCnn', lambda: cnn)
     ours = PlainViT(ARCH, patch_size, stem=dict(type='TheirCnn'), out_norm='all').double().eval()
-    ours.load_state_dict(to_ours(model.state_dict()))
+    ours.load_state_dict(model.state_dict(), strict=True)
     assert ours.out_strides == (stride,) and not ours.training
     image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     (want,) = model.forward_intermediates(image, indices=1, norm=True, intermediates_only=True)

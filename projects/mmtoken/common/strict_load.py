@@ -176,7 +176,7 @@ def load_state_dict_strict(
     fits = [key for key, difference in differences.items() if not difference]
     report = LoadReport(
         loaded=tuple(key for key in fits if key not in (*converted, *resized)),
-        converted=tuple(key for key in fits if key in converted),
+        converted=tuple(key for key in fits if key in converted and key not in resized),
         resized=tuple(key for key in fits if key in resized),
         reinitialized=tuple(fresh),
         ignored=tuple(ignored),

@@ -56,9 +56,9 @@ def convert(model: nn.Module, state: State) -> tuple[State, tuple[str, ...], tup
         return state, (), ()
     refuse(state)
     name, prefix = find_dialect(state)
-    inside = {key.removeprefix(prefix): key for key in state if key.startswith(prefix)}
-    family = recognise(name, prefix, {key: state[full] for key, full in inside.items()})
-    names = {full: our_name(key, DIALECTS[name]) for key, full in inside.items()}
+    inside = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    family = OURS if is_ours(inside) else recognise(name, prefix, inside)
+    names = {prefix + key: our_name(key, DIALECTS[name]) for key in inside}
     taken = {key: own for key, own in names.items() if own}
     ours = join_parts({own: state[key] for key, own in taken.items()}, family)
     changed = {*fold_positions(ours)}
@@ -141,9 +141,9 @@ def resize(model: nn.Module, state: State) -> tuple[State, tuple[str, ...]]:
         if key not in own or value.shape == own[key].shape or value.ndim != own[key].ndim:
             continue
         if key == 'pos_embed' and is_ours({key: value}):
-            side = math.isqrt(own[key].shape[1])
+            old, new = (math.isqrt(one.shape[1]) for one in (value, own[key]))
             rule = (model.pos_antialias, model.pos_offset)
-            resized[key] = resize_positions(value, (side, side), *rule)
+            resized[key] = resize_positions(value, old, (new, new), *rule)
         elif '.rel_pos_' in key and not model.blocks[int(key.split('.')[1])].attn.window_size:
             wide = value.t()[None].to(torch.promote_types(value.dtype, torch.float32))
             table = F.interpolate(wide, size=len(own[key]), mode='linear')[0].t()

@@ -24,7 +24,7 @@ class Dialect:
 
 DIALECTS = {
     'timm': Dialect(
-        r'((?:.*\.)?)blocks\.(?:0\.)?0\.norm1\.weight',
+        r'((?:(?!.*patch_embed).*\.)?)blocks\.(?:0\.)?0\.norm1\.weight',
         (
             (r'^blocks\.\d+\.(\d+)\.', r'blocks.\1.'),  # chunks of sharded training
             (r'\.gamma_([12])$', r'.ls\1.gamma'),

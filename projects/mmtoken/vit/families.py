@@ -28,7 +28,7 @@ class Family:
     has_key_bias: bool = True
 
 
-def _absolute(name: str, eps: float = 1e-6, **arguments: Any) -> Family:
+def _absolute(name: str, eps: float | tuple[float, ...] = 1e-6, **arguments: Any) -> Family:
     return Family(name, dict(rope=None, norm_eps=eps, **arguments))
 
 
@@ -66,7 +66,8 @@ RELEASES = (
     ('timm', ('attn.q_proj.weight', 'gated'), None, EVA02_TIMM),
     ('timm', ('attn.q_bias',), None, _rotary('EVA (timm)', None, 1e-6)),
     ('timm', ('attn.rel_pos_h', 'in net'), None, _absolute('ViTDet (detectron2)', **SHARP)),
-    ('timm', ('attn.rel_pos_h',), None, _absolute('ViTDet (mmdet)', 1e-5, **SHARP)),
+    ('timm', ('attn.rel_pos_h', 'in backbone'), None, _absolute('ViTDet (mmdet)', 1e-5, **SHARP)),
+    ('timm', ('attn.rel_pos_h',), None, _absolute('ViTDet', (1e-6, 1e-5), **SHARP)),
     ('timm', ('decoder_embed.weight',), None, _absolute('MAE (official)', **SHARP)),
     ('timm', ('register_tokens',), None, _absolute('DINOv2 with registers (official)', **SMOOTH)),
     (
@@ -95,8 +96,7 @@ def recognise(dialect: str, prefix: str, state: Mapping[str, Tensor]) -> Family:
         The family.
     """
     signs = {re.sub(r'^(blocks\.(\d+\.)+|embeddings\.)', '', key) for key in state}
-    if prefix.endswith('net.'):
-        signs.add('in net')
+    signs.add(f'in {prefix[:-1].rpartition(".")[2]}')
     if 'mask_token' in state and state['mask_token'].ndim == 2:
         signs.add('flat mask_token')
     if 'mlp.fc1_g.weight' in signs or _is_gated(state):
@@ -133,7 +133,7 @@ def arguments_of_file(state: Mapping[str, Tensor], family: Family) -> dict[str, 
         depth=depth,
         num_registers=shapes.get('reg_token', (1, 0))[1],
         pre_norm='norm_pre.weight' in state,
-        layer_scale='blocks.0.ls1.gamma' in state,
+        layer_scale='a number' if 'blocks.0.ls1.gamma' in state else None,
         mlp_norm='blocks.0.mlp.norm.weight' in state,
         attn_norm='blocks.0.attn.norm.weight' in state,
     )
@@ -164,7 +164,7 @@ def arguments_of_model(model: nn.Module) -> dict[str, Any]:
         class_token=model.cls_token is not None,
         num_registers=0 if model.reg_token is None else model.reg_token.shape[1],
         pre_norm=isinstance(model.norm_pre, nn.LayerNorm),
-        layer_scale=isinstance(block.ls1, LayerScale),
+        layer_scale='a number' if isinstance(block.ls1, LayerScale) else None,
         mlp_norm=isinstance(block.mlp.norm, nn.LayerNorm),
         attn_norm=isinstance(block.attn.norm, nn.LayerNorm),
         norm_eps=block.norm1.eps,
@@ -185,9 +185,11 @@ def check_arguments(model: nn.Module, state: Mapping[str, Tensor], family: Famil
         family: Of the file.
     """
     given, wanted = arguments_of_model(model), arguments_of_file(state, family)
+    if family is OURS:  # may have been built without the last blocks
+        wanted.pop('depth')
     if model.num_prefix == 0:  # the tokens before the patches are left out
         wanted.pop('num_registers')
-    if getattr(model, 'resample_patches', False):
+    if model.resample_patches:
         wanted.pop('patch_size', None)
     if 'window_block_indexes' in wanted:
         built = len(model.blocks)
@@ -196,20 +198,16 @@ def check_arguments(model: nn.Module, state: Mapping[str, Tensor], family: Famil
         )
     wrong = [key for key, value in wanted.items() if not _agrees(given[key], value)]
     if wrong:
-        needs = ', '.join(f'{key}={_shown(key, wanted[key])}' for key in wrong)
+        needs = ', '.join(f'{key}={_shown(given[key], wanted[key])}' for key in wrong)
         has = ', '.join(f'{key}={given[key]!r}' for key in wrong)
         raise ValueError(f'{family.name} weights need {needs}, but the model has {has}')
 
 
 def _agrees(given: Any, wanted: Any) -> bool:
-    if isinstance(wanted, tuple) and isinstance(given, str):
-        return given in wanted
-    return given == wanted
+    is_choice = isinstance(wanted, tuple) and not isinstance(given, tuple)
+    return given in wanted if is_choice else given == wanted
 
 
-def _shown(key: str, value: Any) -> str:
-    if key == 'layer_scale':
-        return 'a number' if value else 'None'
-    return (
-        ' or '.join(map(repr, value)) if key == 'mlp' and isinstance(value, tuple) else repr(value)
-    )
+def _shown(given: Any, wanted: Any) -> str:
+    is_choice = isinstance(wanted, tuple) and not isinstance(given, tuple)
+    return ' or '.join(map(repr, wanted)) if is_choice else repr(wanted)
