@@ -393,14 +393,20 @@ def test_arguments_for_other_weights_are_named(arguments, message, tmp_path, ran
 @pytest.mark.parametrize(
     ('keys', 'message'),
     [
-        (['blocks.0.attn.relative_position_bias_table'], 'cannot load BEiT with its tables'),
+        (
+            ['blocks.0.attn.relative_position_bias_table'],
+            'cannot load BEiT or Swin with their tables',
+        ),
         (['rope.freqs', 'blocks.0.norm1.weight'], 'cannot load a model with learned frequencies'),
         (['blocks.0.attn.wq.weight'], 'cannot load Sapiens2 with its grouped queries'),
         (['layer1.0.conv1.weight', 'fc.bias'], r"got keys that start with \['fc', 'layer1'\]"),
         (
-            [f'{name}.backbone.blocks.0.norm1.weight' for name in ('student', 'teacher')],
-            r"one backbone, got .* prefix='student.backbone'",
+            [f'{n}.{k}.weight' for n in 'ab' for k in ('blocks.0.norm1', 'patch_embed.proj')],
+            r"one backbone, got \['a.', 'b.'\]; choose one: .* prefix='a'",
         ),
+        ([f'stages.{i}.blocks.0.norm1.weight' for i in (0, 1)], r"start with \['stages'\]"),
+        (['vit.encoder.layer.0.layernorm_before.weight'], "cannot load Hugging Face's own ViT"),
+        (['reg_token', 'register_tokens', 'blocks.0.norm1.weight'], "for 'reg_token'; remove one"),
     ],
 )
 def test_other_files_are_refused(keys, message, tmp_path):

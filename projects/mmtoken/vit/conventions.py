@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..common.conventions import rename_keys
 from ..common.strict_load import State
 from .dialects import DIALECTS, find_dialect, our_name, refuse
 from .embed import resize_positions
@@ -60,7 +61,7 @@ def convert(model: nn.Module, state: State) -> tuple[State, tuple[str, ...], tup
     family = OURS if is_ours(inside) else recognise(name, prefix, inside)
     names = {prefix + key: our_name(key, DIALECTS[name]) for key in inside}
     taken = {key: own for key, own in names.items() if own}
-    ours = join_parts({own: state[key] for key, own in taken.items()}, family)
+    ours = join_parts(rename_keys({key: state[key] for key in taken}, taken), family)
     changed = {*fold_positions(ours)}
     if not family.has_key_bias:
         changed.update(clear_key_bias(ours))
@@ -105,7 +106,7 @@ def fold_positions(state: State) -> tuple[str, ...]:
     of_tokens, state['pos_embed'] = positions[:, :extra], positions[:, extra:]
     for key in tokens:
         count = min(state[key].shape[1], of_tokens.shape[1])
-        token = state[key].clone()
+        token = state[key].to(torch.promote_types(state[key].dtype, torch.float32), copy=True)
         token[:, :count] += of_tokens[:, :count]
         state[key], of_tokens = token, of_tokens[:, count:]
     return ('pos_embed', *tokens)

@@ -62,7 +62,7 @@ DIALECTS = {
             (r'\.mlp\.up_proj\.(\w+)$', r'.mlp.fc1.\1[1]'),  # fc1 alone without a gate
             (r'^layernorm\.', r'norm.'),
         ),
-        r'mask_token|classifier|rope',
+        r'mask_token|classifier|pooler|rope',
     ),
     'CLIP': Dialect(
         r'((?:.*\.)?)class_embedding',
@@ -98,7 +98,8 @@ DIALECTS = {
     ),
 }
 REFUSED = {
-    r'.*relative_position_bias_table$': 'BEiT with its tables of relative positions',
+    r'.*relative_position_bias_table$': 'BEiT or Swin with their tables of relative positions',
+    r'.*layernorm_before\.weight$': "Hugging Face's own ViT with its other epsilons",
     r'.*rope\.freqs$': 'a model with learned frequencies of rotary positions',
     r'.*attn\.wq\.weight$': 'Sapiens2 with its grouped queries',
 }
@@ -127,6 +128,8 @@ def find_dialect(keys: Collection[str]) -> tuple[str, str]:
     for name, dialect in DIALECTS.items():
         matches = [re.fullmatch(dialect.anchor, key) for key in keys]
         prefixes = sorted({match[1] for match in matches if match})
+        if len(prefixes) > 1:  # stages of a hierarchy are none
+            prefixes = [one for one in prefixes if f'{one}patch_embed.proj.weight' in keys]
         if len(prefixes) > 1:
             raise ValueError(
                 f'the file must hold one backbone, got {prefixes}; choose one: '
