@@ -122,25 +122,28 @@ def check_channels(cfg: Config, model: nn.Module) -> None:
         assert given == channels_read(part, tuple(model.backbone.out_channels)), name
 
 
-def smallest_arch(backbone: dict) -> dict | None:
-    """The smallest architecture with the same hyper-parameters; None for a host's backbone."""
-    alike = [one['arch'] for one in BACKBONES if one['type'] == backbone['type']]
-    if not alike:
-        return None
+def smallest(backbone: dict) -> dict:
+    """What makes a backbone small: its architecture, with the same hyper-parameters.
+
+    All arguments of the smallest one, if it has no ``arch``. A host's backbone stays as it is.
+    """
+    alike = [one for one in BACKBONES if one['type'] == backbone['type']]
+    if not alike or 'arch' not in alike[0]:
+        return alike[0] if alike else {}
     arch = backbone['arch']
     if isinstance(arch, str):
         arch = sys.modules[MODELS.get(backbone['type']).__module__].ARCHS[arch]
-    found = next(one for one in alike if set(one) == set(arch))
+    found = next(one['arch'] for one in alike if set(one['arch']) == set(arch))
     # where there is one depth, other arguments name blocks
-    return dict(found, depth=arch['depth']) if 'depth' in arch else found
+    return dict(arch=dict(found, depth=arch['depth']) if 'depth' in arch else found)
 
 
 def swap_in_the_smallest(cfg: Config) -> None:
     """Replace the architecture of the backbone, and tell what reads its maps."""
-    arch = smallest_arch(cfg.model.backbone)
-    if arch is None:
+    changes = smallest(cfg.model.backbone)
+    if not changes:
         return
-    cfg.model.backbone.arch = arch
+    cfg.model.backbone.update(changes)
     declared = MODELS.build(cfg.model.backbone).out_channels
     for part in heads_on_maps(cfg):
         found = cfg.model[part]

@@ -40,8 +40,9 @@ class TimmFeatures(Backbone):
 
     Args:
         model: Name of a timm model, e.g. ``'convnext_tiny'``; see ``timm.list_models()``.
-        out_strides: Strides of the maps, ascending. Of several maps with one stride (the blocks
-            of a stage or of a plain ViT) the last is returned.
+        out_strides: Strides of the maps, ascending, e.g. ``(4, 8, 16, 32)``; by default all that
+            the model has from 4. Of several maps with one stride (the blocks of a plain ViT), the
+            last is returned.
         out_indices: Returns these entries of the model's ``feature_info`` instead, e.g. four
             blocks of a plain ViT; ``out_strides`` then follows.
         out_norm: Whether the model's final norm is applied to its maps.

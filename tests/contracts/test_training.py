@@ -20,7 +20,7 @@ from shipped import (
     load,
     name,
     parsed,
-    smallest_arch,
+    smallest,
     swap_in_the_smallest,
 )
 
@@ -41,11 +41,11 @@ def kind(path: Path) -> str:
     """Equal for configs whose models differ in numbers only."""
     cfg = parsed(path)
     model = cfg._cfg_dict.to_dict()['model']
-    arch = smallest_arch(model['backbone'])
+    arch = smallest(model['backbone']).get('arch', ())
     model['backbone'].pop('arch', None)
     for part in (model['backbone'], model):
         part.pop('init_cfg', None)
-    return repr((cfg.default_scope, sorted(arch or ()), words(model)))
+    return repr((cfg.default_scope, sorted(arch), words(model)))
 
 
 def one_of_each_kind() -> list[Path]:
