@@ -5,7 +5,7 @@
 | TCFormer (CVPR 2022) | ``mmtoken.tcformer`` | ``TCFormer``, ``MTA`` |
 | PaCa-ViT (CVPR 2023) | ``mmtoken.paca_vit`` | ``PaCaViT``, with mmseg ``PaCaHead`` |
 | STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR``, ``STViTSwin``, ``STViTDeiT`` |
-| ViT (ICLR 2021) and its kin | ``mmtoken.vit`` | ``PlainViT``, ``SimpleFPN`` |
+| ViT (ICLR 2021), ViTDet (ECCV 2022) | ``mmtoken.vit`` | ``PlainViT``, ``SimpleFPN`` |
 | any model of timm | ``mmtoken.timm_features`` | ``TimmFeatures`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
