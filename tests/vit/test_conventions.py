@@ -398,6 +398,7 @@ def test_arguments_for_other_weights_are_named(arguments, message, tmp_path, ran
             'cannot load BEiT or Swin with their tables',
         ),
         (['rope.freqs', 'blocks.0.norm1.weight'], 'cannot load a model with learned frequencies'),
+        (['blocks.0.attn.k_norm.weight'], 'cannot load a model with norms of queries and keys'),
         (['blocks.0.attn.wq.weight'], 'cannot load Sapiens2 with its grouped queries'),
         (['layer1.0.conv1.weight', 'fc.bias'], r"got keys that start with \['fc', 'layer1'\]"),
         (
@@ -405,8 +406,19 @@ def test_arguments_for_other_weights_are_named(arguments, message, tmp_path, ran
             r"one backbone, got \['a.', 'b.'\]; choose one: .* prefix='a'",
         ),
         ([f'stages.{i}.blocks.0.norm1.weight' for i in (0, 1)], r"start with \['stages'\]"),
+        (
+            ['blocks.0.norm1.weight', 'blocks.0.gamma_1'],
+            r'positions of another form \(vit_\*_rope_',
+        ),
+        (
+            ['blocks.0.norm1.weight', 'pos_embed', 'norm_pre.weight', 'attn_pool.latent'],
+            'cannot load the Perception Encoder',
+        ),
         (['vit.encoder.layer.0.layernorm_before.weight'], "cannot load Hugging Face's own ViT"),
-        (['reg_token', 'register_tokens', 'blocks.0.norm1.weight'], "for 'reg_token'; remove one"),
+        (
+            ['reg_token', 'register_tokens', 'blocks.0.norm1.weight', 'pos_embed'],
+            "for 'reg_token'; remove one",
+        ),
     ],
 )
 def test_other_files_are_refused(keys, message, tmp_path):

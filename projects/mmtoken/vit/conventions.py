@@ -31,9 +31,8 @@ NAMES = re.compile(
 
 def is_ours(state: Mapping[str, Tensor]) -> bool:
     """Whether all names are ours and positions are those of patches only."""
-    positions = state.get('pos_embed')
-    is_folded = positions is None or math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]
-    return is_folded and all(NAMES.fullmatch(key) for key in state)
+    number = math.prod(state['pos_embed'].shape[1:-1]) if 'pos_embed' in state else 0
+    return math.isqrt(number) ** 2 == number and all(NAMES.fullmatch(key) for key in state)
 
 
 def convert(model: nn.Module, state: State) -> tuple[State, tuple[str, ...], tuple[str, ...]]:
@@ -81,7 +80,8 @@ def join_parts(state: Mapping[str, Tensor], family: Family) -> State:
     for key, values in parts.items():
         if key.endswith('.qkv.bias') and not family.has_key_bias and '0]' in values:
             values.setdefault('1]', torch.zeros_like(values['0]']))
-    return {key: torch.cat([v[i] for i in sorted(v)]) for key, v in parts.items()}
+    joined = {key: [v[i] for i in sorted(v)] for key, v in parts.items()}
+    return {key: torch.cat(v) if len(v) > 1 else v[0] for key, v in joined.items()}
 
 
 def fold_positions(state: State) -> tuple[str, ...]:

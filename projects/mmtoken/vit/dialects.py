@@ -101,6 +101,7 @@ REFUSED = {
     r'.*relative_position_bias_table$': 'BEiT or Swin with their tables of relative positions',
     r'.*layernorm_before\.weight$': "Hugging Face's own ViT with its other epsilons",
     r'.*rope\.freqs$': 'a model with learned frequencies of rotary positions',
+    r'.*attn\.[qk]_norm\.weight$': 'a model with norms of queries and keys (Sapiens2 in timm)',
     r'.*attn\.wq\.weight$': 'Sapiens2 with its grouped queries',
 }
 

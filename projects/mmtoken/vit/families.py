@@ -43,7 +43,9 @@ CLIP = dict(SMOOTH, eps=1e-5, mlp=('gelu', 'quickgelu'))
 EVA02 = _rotary('EVA-02 (official)', 'eva02', 1e-6)
 EVA02_TIMM = _rotary('EVA-02 (timm)', 'eva02', 1e-6)
 DINOV3_TIMM = _rotary('DINOv3 (timm)', 'dinov3', 1e-5)
-# dialect, signs that a file has, a sign that it has not, family; the first that applies counts
+PERCEPTION = 'the Perception Encoder, which has rotary and absolute positions'
+# dialect, signs that a file has, a sign that it has not, family or what is refused; the first that
+# applies counts
 RELEASES = (
     (
         'Hugging Face',
@@ -60,8 +62,16 @@ RELEASES = (
     ('timm', ('attn.inner_attn_ln.weight',), None, EVA02),
     ('timm', ('mlp.ffn_ln.weight',), None, EVA02),
     ('timm', ('mlp.w1.weight',), None, EVA02),
-    ('timm', ('attn.q_bias',), 'pos_embed', DINOV3_TIMM),
-    ('timm', ('gamma_1', 'reg_token'), 'pos_embed', DINOV3_TIMM),
+    ('timm', ('attn.q_bias', 'reg_token', 'cls_token'), 'pos_embed', DINOV3_TIMM),
+    ('timm', ('gamma_1', 'reg_token', 'cls_token'), 'pos_embed', DINOV3_TIMM),
+    (
+        'timm',
+        (),
+        'pos_embed',
+        'a model with positions of another form (vit_*_rope_*, vit_relpos_*)',
+    ),
+    ('timm', ('norm_pre.weight', 'attn_pool.latent'), None, PERCEPTION),
+    ('timm', ('norm_pre.weight',), 'norm.weight', PERCEPTION),
     ('timm', ('attn.q_bias', 'gated'), None, EVA02_TIMM),
     ('timm', ('attn.q_proj.weight', 'gated'), None, EVA02_TIMM),
     ('timm', ('attn.q_bias',), None, _rotary('EVA (timm)', None, 1e-6)),
@@ -94,6 +104,9 @@ def recognise(dialect: str, prefix: str, state: Mapping[str, Tensor]) -> Family:
 
     Returns:
         The family.
+
+    Raises:
+        ValueError: If PlainViT cannot be such a model.
     """
     signs = {re.sub(r'^(blocks\.(\d+\.)+|embeddings\.)', '', key) for key in state}
     signs.add(f'in {prefix[:-1].rpartition(".")[2]}')
@@ -101,11 +114,14 @@ def recognise(dialect: str, prefix: str, state: Mapping[str, Tensor]) -> Family:
         signs.add('flat mask_token')
     if 'mlp.fc1_g.weight' in signs or _is_gated(state):
         signs.add('gated')
-    return next(
+    family = next(
         family
         for name, present, absent, family in RELEASES
         if name == dialect and signs.issuperset(present) and absent not in signs
     )
+    if isinstance(family, str):
+        raise ValueError(f'PlainViT cannot load {family}')
+    return family
 
 
 def _is_gated(state: Mapping[str, Tensor]) -> bool:
