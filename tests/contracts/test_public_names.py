@@ -13,7 +13,6 @@ PROJECT = Path(__file__).parents[2] / 'README.md'
 READMES = (Path(mmtoken.__file__).parent, PROJECT.parent / 'configs')
 
 
-
 @pytest.mark.parametrize('module', [mmtoken.__name__, *(f'mmtoken.{room}' for room in ROOMS)])
 def test_public_names_exist_and_are_documented(module):
     module = importlib.import_module(module)

@@ -34,6 +34,7 @@ VITDET = dict(
     out_norm='none',
 )
 BACKBONES = [DINOV2, DINOV3, VITDET]
+READERS = [(dict(type='SimpleFPN', in_channels=16, out_channels=8), VITDET)]
 # values that the fuzz runner draws from
 OPTIONS = dict(
     PlainViT=dict(

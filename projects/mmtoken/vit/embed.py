@@ -80,7 +80,10 @@ def build_stem(stem: dict, in_channels: int) -> tuple[nn.Module, int, int]:
     """
     if not isinstance(stem, dict) or 'type' not in stem:
         raise ValueError(f'stem must be the config of a registered backbone, got {stem!r}')
-    model = MODELS.build(stem)
+    try:
+        model = MODELS.build(stem)
+    except KeyError as error:
+        raise ValueError(f'stem must be a registered backbone, got {stem!r}: {error}') from None
     if isinstance(model, Backbone):
         shapes = list(zip(model.out_channels, model.out_strides))
     else:

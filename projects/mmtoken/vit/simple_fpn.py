@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..common.backbone import as_maps
 from ..common.checks import check_bool, check_choice, check_int, check_range, check_shape
 from ..common.strict_load import State, StrictInitModule
+from ..common.tracing import as_one_call
 from .dialects import mmdet_pyramid
 
 # detectron2 numbers the levels by the logarithm of their stride, for a patch of 16 pixels
@@ -56,7 +57,7 @@ def resize_layers(scale: float, channels: int, norm_eps: float) -> list[nn.Modul
 
 def _check_scales(scales: Sequence[float], in_channels: int) -> None:
     check_int('in_channels', in_channels)
-    is_known = isinstance(scales, Sequence) and scales and all(s in LEVELS for s in scales)
+    is_known = isinstance(scales, Sequence) and scales and all(s in (*LEVELS,) for s in scales)
     if not is_known or list(scales) != sorted(set(scales), reverse=True):
         raise ValueError(
             f'scales must be descending numbers out of {tuple(LEVELS)}, got {scales!r}'
@@ -143,6 +144,7 @@ class SimpleFPN(StrictInitModule):
     def _name(scale: float) -> str:
         return f'simfp_{LEVELS[scale]}'
 
+    @as_one_call
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the levels from fine to coarse."""
         feature_map = self._check_input(inputs)
