@@ -333,7 +333,7 @@ def last_of_strides(
     there = sorted(set(strides))
     if wanted is None:
         wanted = [stride for stride in there if stride >= 4]
-    if not isinstance(wanted, Sequence) or not wanted or not set(wanted) <= set(there):
+    if not isinstance(wanted, Sequence) or not wanted or any(s not in there for s in wanted):
         raise ValueError(
             f'out_strides must be strides of the maps of {name}, {tuple(there)}, got {wanted!r}'
         )
