@@ -241,7 +241,7 @@ class TimmFeatures(Backbone):
 
     def init_weights(self) -> None:
         """Load the weights of ``init_cfg``, or timm's own with ``pretrained=True``."""
-        if not self.downloads:
+        if not self.downloads or self.is_init:
             super().init_weights()
             return
         timm = import_timm()
@@ -255,7 +255,7 @@ class TimmFeatures(Backbone):
             ) from error
         state = {PREFIX + key: value for key, value in donor.state_dict().items()}
         load_state_dict_strict(self, state, source=f'timm, {self.model}')
-        self._is_init = True
+        self.is_init = True
 
 
 def import_timm() -> ModuleType:
