@@ -143,7 +143,7 @@ def hugging_face(state):
     ) | {'embeddings.mask_token': torch.zeros(1, 16)}
 
 
-def dinov2_hf(state, mlp=(('', ''),)):
+def dinov2_hf(state, mlp=()):
     state = split(
         hugging_face(unfold(state)),
         '.attn.qkv',
