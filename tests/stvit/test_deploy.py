@@ -41,7 +41,9 @@ def test_a_trace_equals_the_model(model, hw):
 
 
 @pytest.mark.parametrize(
-    'model', ['dense', pytest.param('swin', marks=pytest.mark.slow), 'deit'], indirect=True
+    'model',
+    ['deit', *(pytest.param(k, marks=pytest.mark.slow) for k in ('dense', 'swin'))],
+    indirect=True,
 )
 @torch.no_grad()
 def test_exports_with_any_batch(model):

@@ -39,7 +39,7 @@ def twin(model, image):
     return model.norm3(s).transpose(1, 2).unflatten(2, geometry.semantic_hw)
 
 
-@pytest.mark.parametrize('hw', [(36, 52), (116, 116)])
+@pytest.mark.parametrize('hw', [(36, 52), pytest.param((116, 116), marks=pytest.mark.slow)])
 def test_equals_its_twin(randomize, hw):
     arch = dict(SWIN, depths=(1, 1, 6, 2))
     arch['num_local'] = 2

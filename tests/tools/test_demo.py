@@ -46,9 +46,12 @@ def test_progress_is_read_from_the_log_of_a_run(line, shown):
         assert str(bar).startswith(shown)
 
 
-def test_failed_step_shows_the_end_of_its_output(tmp_path):
-    with pytest.raises(SystemExit, match=r'tools/test.py failed.*(?s:.*)nowhere.py'):
-        demo.run_tool('test.py', 'nowhere.py', 'nothing.pth', log=tmp_path / 'log')
+def test_failed_step_shows_the_end_of_its_output(tmp_path, monkeypatch):
+    (tmp_path / 'tools').mkdir()
+    (tmp_path / 'tools/test.py').write_text('import sys; print(*range(99)); sys.exit(sys.argv[1])')
+    monkeypatch.setattr(demo, 'ROOT', tmp_path)
+    with pytest.raises(SystemExit, match=r'tools/test.py failed.*(?s:.*) 98\nnowhere.py'):
+        demo.run_tool('test.py', 'nowhere.py', log=tmp_path / 'log')
     assert 'nowhere.py' in (tmp_path / 'log').read_text()
 
 
