@@ -21,8 +21,10 @@ def test_class_token_and_patches(randomize):
     recorder = recorded(DINOV2, randomize)
     assert [record.stage for record in recorder.records] == [1, 2, 3, 4]
     weights = recorder.attention['blocks.1.attn'][1]
-    first, patches = recorder.records[1].pictures(1)
-    assert (first.name, patches.name) == ('block2_class', 'block2_patches')
+    regions, first, patches = recorder.records[1].pictures(1)
+    names = [picture.name for picture in (regions, first, patches)]
+    assert names == ['block2', 'block2_class', 'block2_patches']
+    assert torch.equal(regions.labels.flatten(), weights.mean(0)[3:, 3:].argmax(1))
     assert first.stride == 14 and first.values.shape == (2, 3, 5)
     assert torch.equal(first.values.flatten(1), weights[:, 0, 3:])
     torch.testing.assert_close(patches.values.flatten(1), weights.mean(0)[3:, 3:])
@@ -33,8 +35,10 @@ def test_class_token_and_patches(randomize):
 def test_windows(block, randomize):
     """A map of 5x8, in windows of 3x3 in blocks 0 and 2: NaN outside; padding is left out."""
     recorder = recorded(VITDET, randomize)
-    (picture,) = recorder.records[block].pictures(1)
+    regions, picture = recorder.records[block].pictures(1)
     assert isinstance(picture, Heats) and picture.values.shape == (40, 5, 8)
+    known = picture.values.nan_to_num(-1).flatten(1)
+    assert torch.equal(known.gather(1, regions.labels.view(-1, 1))[:, 0], known.amax(1))
     weights = recorder.attention[f'blocks.{block}.attn'].mean(1)
     if block == 1:
         torch.testing.assert_close(picture.values.flatten(1), weights[1])

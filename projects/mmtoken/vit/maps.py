@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..common.checks import HW
-from ..common.records import Heats, Record
+from ..common.records import Heats, Record, Regions
 from ..common.windows import WindowOrder
 
 
@@ -56,16 +56,21 @@ class BlockAttention(Record):
         spread[window[:, None] != window] = torch.nan
         return spread.unflatten(-1, self.hw)
 
-    def pictures(self, sample: int) -> list[Heats]:
-        """The heads of the class token, and a map for each patch, which a box marks."""
+    def pictures(self, sample: int) -> list[Regions | Heats]:
+        """Patches that attend most to the same one, the class token by head, and each patch.
+
+        A box marks the patch whose attention is drawn.
+        """
         name, title = f'block{self.stage}', f'block {self.stage}'
+        patches = self.of_patches(sample)
+        strongest = patches.flatten(1).nan_to_num(-1).argmax(1).unflatten(0, self.hw)
         y, x = torch.meshgrid(*map(torch.arange, self.hw), indexing='ij')
         boxes = torch.stack((y, x, y + 1, x + 1), -1).flatten(0, 1)
-        found = []
+        text = f'{title}: regions whose patches attend most to the same patch'
+        found = [Regions(name, text, strongest, self.stride)]
         if self.has_class_token:
-            maps = self.of_class_token(sample)
+            heads = self.of_class_token(sample)
             text = f'{title}: attention of the class token, one map per head'
-            found.append(Heats(f'{name}_class', text, maps, self.stride))
+            found.append(Heats(f'{name}_class', text, heads, self.stride))
         text = f'{title}: attention of each patch, mean over {self.weights.shape[1]} heads'
-        found.append(Heats(f'{name}_patches', text, self.of_patches(sample), self.stride, boxes))
-        return found
+        return [*found, Heats(f'{name}_patches', text, patches, self.stride, boxes)]
