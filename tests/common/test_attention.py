@@ -2,6 +2,7 @@ import pytest
 import torch
 from mmtoken.common import reference
 from mmtoken.common.attention import (
+    attend,
     attention_weights,
     merge_heads,
     multi_head_attention,
@@ -51,6 +52,12 @@ def test_weights_sum_to_one():
     q, k, _ = (split_heads(x, 2) for x in projected(4, 9))
     weights = attention_weights(q, k, torch.randn(2, 1, 1, 9).double())
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 4).double())
+
+
+def test_values_may_be_narrower_than_keys():
+    q, k, v = (torch.randn(2, 3, n, width).double() for n, width in ((5, 8), (7, 8), (7, 2)))
+    logits = 0.3 * q @ k.transpose(-2, -1)
+    torch.testing.assert_close(attend(q, k, v, scale=0.3), logits.softmax(-1) @ v)
 
 
 def test_heads_split_and_merge_exactly():

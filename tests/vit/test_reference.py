@@ -24,11 +24,7 @@ OPTIONS = {
 @pytest.mark.parametrize('hw', [(13, 28), (22, 9)], ids=str)
 @pytest.mark.parametrize('name', OPTIONS)
 def test_equals_its_twin(name, hw, randomize):
-    options = (
-        dict(img_size=21, out_indices=(0, 1), **OPTIONS[name])
-        if 'img_size' not in OPTIONS[name]
-        else dict(out_indices=(0, 1), **OPTIONS[name])
-    )
+    options = dict(dict(img_size=21, out_indices=(0, 1)), **OPTIONS[name])
     model = randomize(PlainViT(ARCH, 7, **options)).double().eval()
     image = torch.randn(2, 3, *hw, dtype=torch.float64, requires_grad=True)
     tensors = dict(model.named_parameters(), image=image)

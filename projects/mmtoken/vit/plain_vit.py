@@ -210,8 +210,8 @@ class PlainViT(Backbone):
         self.blocks.apply(init_vit_weights)
         self.finish()
 
-    def run_stages(self, image: Tensor) -> list[tuple[Tensor, HW]]:
-        """Return the tokens after each block, and the sides of the map."""
+    def run_stages(self, image: Tensor) -> list[tuple[Tensor, HW] | None]:
+        """Return the tokens after each block of ``out_indices``, and the sides of the map."""
         x, hw = self.patch_embed(image)
         if self.pos_embed is not None:
             rule = (self.pos_antialias, self.pos_offset)
@@ -223,7 +223,7 @@ class PlainViT(Backbone):
             x = self.run_block(block, x, grid)
             if is_recording_attention():
                 self._record(number, block, grid)
-            stages.append((x, hw))
+            stages.append((x, hw) if number - 1 in self.out_indices else None)
         return stages
 
     def output(self, index: int, value: tuple[Tensor, HW]) -> Tensor:
