@@ -63,3 +63,14 @@ def test_recording_changes_nothing(config, randomize):
     with record_tokens(model):
         for got, want in zip(model(image), plain):
             torch.testing.assert_close(got, want)
+
+
+def test_a_stem_takes_part_in_the_record():
+    stem = dict(DINOV2, out_indices=(3,))
+    model = MODELS.build(dict(DINOV2, patch_size=1, stem=stem)).eval()
+    with torch.no_grad(), record_tokens(model) as recorder:
+        model(torch.randn(IMAGE))
+        model(torch.randn(IMAGE))
+    for forward in recorder.forwards:
+        assert len(forward.attention) == len(forward.records) == 8
+    assert len(recorder.forwards) == 2

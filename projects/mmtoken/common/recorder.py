@@ -47,6 +47,7 @@ class TokenRecorder:
         self.forwards: list[ForwardRecord] = []
         self.collects_attention = attention
         self.path: list[str] = []  # names of the running modules of the recorded model
+        self.started: list[str] = []  # the same when the last forward pass started
         self._thread = threading.get_ident()
 
     @property
@@ -130,9 +131,17 @@ def _detach(value: Any) -> Any:
 
 
 def start_forward() -> None:
-    """Start the record of a forward pass; backbones call it first."""
+    """Start the record of a forward pass; backbones call it first.
+
+    A backbone inside another one, as its stem, takes part in the record of the outer one.
+    """
     recorder = _active()
-    if recorder is not None:
+    if recorder is None:
+        return
+    depth = len(recorder.started)
+    is_inner = recorder.started == recorder.path[:depth] and 0 < depth < len(recorder.path)
+    if not is_inner:
+        recorder.started = list(recorder.path)
         recorder.forwards.append(ForwardRecord())
 
 
