@@ -7,6 +7,7 @@
 | STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR``, ``STViTSwin``, ``STViTDeiT`` |
 | ViT (ICLR 2021), ViTDet (ECCV 2022) | ``mmtoken.vit`` | ``PlainViT``, ``SimpleFPN`` |
 | any model of timm | ``mmtoken.timm_features`` | ``TimmFeatures`` |
+| MaxViT (ECCV 2022) | ``mmtoken.maxvit`` | ``MaxViT`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
 ``custom_imports = dict(imports=['mmtoken'])`` is the only line that a config needs. It also lets
@@ -24,6 +25,7 @@ except ModuleNotFoundError as error:
 from .common.layer_decay import LayerDepthOptimWrapperConstructor
 from .common.recorder import record_tokens
 from .compat import make_checkpoints_loadable
+from .maxvit import MaxViT
 from .paca_vit import PaCaViT
 from .paca_vit.optimizer import RoleOptimWrapperConstructor
 from .stvit import STViTDeiT, STViTR, STViTSwin
@@ -37,6 +39,7 @@ __version__ = '0.1.0'
 __all__ = [
     'MTA',
     'LayerDepthOptimWrapperConstructor',
+    'MaxViT',
     'PaCaViT',
     'PlainViT',
     'RoleOptimWrapperConstructor',

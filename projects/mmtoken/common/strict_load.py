@@ -158,11 +158,11 @@ def load_state_dict_strict(
         ValueError: If keys are missing, unexpected or mismatched without being declared, a
             declared pattern matches nothing, or nothing is left to load.
     """
-    own = model.state_dict()
     try:
         state, converted, resized, dropped = _prepare(model, state)
     except ValueError as error:
         raise ValueError(f'{source} does not fit {type(model).__name__}: {error}') from None
+    own = model.state_dict()  # a model may take the shape of a tensor from the file
     foreign = [key for key in (*state, *dropped) if key not in own]
     reinitialize = check_patterns('reinitialize', reinitialize, own, 'of the model')
     ignore = check_patterns('ignore', ignore, foreign, 'that only the file has')
