@@ -34,7 +34,7 @@ _STEM = {'stem.0.0.': 'stem.conv1.', 'stem.0.1.': 'stem.norm1.', 'stem.1.0.': 's
 
 
 def torchvision(keys: Collection[str]) -> dict[str, str]:
-    """torchvision's ``maxvit_t``: ``blocks.S.layers.B.layers.MBconv...`` and so on."""
+    """Torchvision's ``maxvit_t``: ``blocks.S.layers.B.layers.MBconv...`` and so on."""
     if not any('.layers.MBconv.' in key for key in keys):
         return {}
     names = {}
@@ -52,7 +52,7 @@ def torchvision(keys: Collection[str]) -> dict[str, str]:
 
 
 def timm_features(keys: Collection[str]) -> dict[str, str]:
-    """timm's ``features_only`` models: ``stages_0.blocks...``."""
+    """Timm's ``features_only`` models: ``stages_0.blocks...``."""
     found = {key: re.sub(r'^stages_(\d+)\.', r'stages.\1.', key) for key in keys}
     return {key: name for key, name in found.items() if name != key}
 

@@ -5,7 +5,7 @@ Parameter names are those of timm's ``maxvit_*_tf_*``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.dist import is_distributed

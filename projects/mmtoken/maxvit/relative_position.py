@@ -85,6 +85,6 @@ class MlpBias(nn.Module):
         ]
         distances = torch.stack(torch.meshgrid(*sides, indexing='ij'), -1).flatten(0, 1)
         # logarithms in float32, as released
-        logs = distances.sign() * distances.abs().log1p()
+        logs = distances.sign() * (1 + distances.abs()).log()
         table = self.mlp(logs.to(weight.dtype))
         return table.T[:, groups.offsets][None]
