@@ -1,0 +1,120 @@
+"""Parameters and multiply-adds of every released model: published, or measured on timm's.
+
+Sources: the READMEs of google-research/maxvit; "measured" are counts of timm's models at 224x224.
+"""
+
+import pytest
+import torch
+from maxvit.smallest import TINY
+from mmtoken import MaxViT
+from mmtoken.analysis.counting import count_complexity
+from mmtoken.analysis.published import count_as_published
+from mmtoken.maxvit.maxvit import ARCHS
+
+# with and without the classifier of timm, measured; in all, as published in millions
+PARAMETERS = {
+    'tiny': (30_916_528, 30_139_848),
+    'small': (68_927_956, 67_566_828),
+    'base': (119_467_708, 118_106_580),
+    'large': (211_785_560, 209_708_912),
+    'tiny_rw': (29_057_312, 28_543_288),
+    'pico_rmlp': (7_515_980, 7_258_468),
+    'tiny_rmlp': (29_148_896, 28_634_872),
+    'base_rmlp': (116_135_788, 114_774_660),
+    'tiny_torchvision': (30_919_624, 30_143_944),
+}
+ENTRIES = {'tiny': 554, 'tiny_rw': 538, 'tiny_rmlp': 604, 'small_rmlp': 649, 'base_rmlp': 1307}
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def build(arch, **arguments):
+    with torch.device('meta'):
+        return MaxViT(arch, **arguments).eval()
+
+
+def count(model, side, counter=count_as_published):
+    return counter(model, lambda: model(torch.zeros(1, 3, side, side, device='meta')))
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def classifier_parameters(arch):
+    """Of the classifiers, which the spec's table of keys lists."""
+    dim = ARCHS[arch]['embed_dims'][-1]
+    if arch == 'tiny_torchvision':
+        return 2 * dim + dim * (dim + 1) + 1000 * dim
+    hidden = dim * (dim + 1) if ARCHS[arch]['form'] == 'tf' or arch == 'base_rmlp' else 0
+    return 2 * dim + hidden + 1000 * (dim + 1)
+
+
+@pytest.mark.parametrize('arch', PARAMETERS)
+def test_parameters(arch):
+    whole, backbone = PARAMETERS[arch]
+    assert parameters(build(arch)) == backbone
+    assert backbone + classifier_parameters(arch) == whole
+
+
+def test_parameters_of_larger_tables():
+    assert parameters(build('tiny', window_size=12)) == 30_977_008 - classifier_parameters('tiny')
+    assert parameters(build('tiny', window_size=16)) == 31_049_584 - classifier_parameters('tiny')
+    # 475 M in the README
+    assert round((parameters(build('xlarge')) + classifier_parameters('xlarge')) / 1e6) == 475
+
+
+@pytest.mark.parametrize('arch', ENTRIES)
+def test_entries_of_the_state_dict(arch):
+    assert len(build(arch).state_dict()) == ENTRIES[arch]
+
+
+@pytest.mark.parametrize(
+    'arch, measured',
+    [('tiny', 5.60), ('small', 11.66), slow('base', 24.04), slow('large', 43.68)],
+)
+def test_multiply_adds_at_224(arch, measured):
+    assert round(count(build(arch), 224).total_macs / 1e9, 2) == measured
+
+
+@pytest.mark.parametrize('side, measured', [(640, 57.1), (896, 138.0)])
+def test_multiply_adds_with_groups_of_a_detector(side, measured):
+    counted = count(build('tiny', partition='proportional'), side)
+    assert round(counted.total_macs / 1e9, 1) == measured
+
+
+@pytest.mark.parametrize(
+    'arch, published',
+    [
+        ('tiny', (5.6, 17.7, 33.7)),
+        slow('small', (11.7, 36.1, 67.6)),
+        slow('base', (24.2, 74.2, 138.5)),
+        slow('large', (43.9, 133.1, 245.4)),
+        slow('xlarge', (97.8, 293.7, 535.2)),
+    ],
+)
+def test_published_multiply_adds_within_two_percent(arch, published):
+    """Theirs are those of TensorFlow's profiler; up to 2 % of them we do not know."""
+    for side, window_size, giga in zip((224, 384, 512), (7, 12, 16), published):
+        counted = count(build(arch, window_size=window_size), side).total_macs / 1e9
+        assert 0.98 < counted / giga <= 1.005, (side, counted)
+
+
+def test_exact_counts_by_hand():
+    """One stage of 16x16 cells with groups of 3x3: 6x6 groups, padded."""
+    model = build(dict(TINY, depths=(1, 1, 1, 1)), window_size=3, out_indices=(0,))
+    counted = count(model, 64, count_complexity)
+    cells, groups, c = 256, 36, 8
+    attention = 2 * groups * 9 * 9 * 2 * c
+    linear = 2 * cells * (4 + 8) * c * c
+    # the depthwise convolution computes one row and one column more, see SameConv2d
+    conv = 4 * cells * 4 * c * c + 9 * 17 * 17 * 4 * c + 2 * (4 * c) * 2 + cells * 4 * c * c
+    assert counted.macs['stage 1'] == dict(attention=attention, linear=linear, conv=conv)
+    assert counted.uncounted == ()
+    published = count(model, 64)
+    lookup = 2 * 2 * (9 * 5 * 5 + 9 * 9 * 5)
+    norm = 2 * (4 * cells * c + 4 * cells * 4 * c + cells * 4 * c) + 5 * 4 * cells * c
+    extra = published.macs['stage 1']['lookup'], published.macs['stage 1']['norm']
+    assert extra == (lookup, norm)
