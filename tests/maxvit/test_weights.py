@@ -167,7 +167,7 @@ def test_a_file_of_another_model_names_the_arguments(given, own, message):
 def test_the_arguments_are_in_the_error(randomize):
     state = donor(randomize, dict(TINY, form='rw')).state_dict()
     with pytest.raises(
-        ValueError, match=r"(?s)unexpected: .*The file has form='rw'; the model was"
+        ValueError, match=r"(?s)mismatched: .*The file has form='rw'; the model was"
     ):
         load_state_dict_strict(MaxViT(TINY), state)
 
