@@ -148,7 +148,10 @@ class OneSample(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict:
-        return self.source.pipeline(self.sample(self.source, self.folder))
+        found = None
+        while found is None:  # a crop without an object: data sets draw again, too
+            found = self.source.pipeline(self.sample(self.source, self.folder))
+        return found
 
     def get_data_info(self, index: int) -> dict:
         """What mmdet's batch sampler sorts by."""

@@ -69,7 +69,7 @@ def test_trains_and_predicts(path, tmp_path):
     loaders = {}
     for split in SPLITS:
         # a batch norm on a map of one pixel needs two images
-        size = 2 if split == 'train' and cfg.default_scope == 'mmseg' else 1
+        size = 2 if split == 'train' and cfg.default_scope != 'mmpose' else 1
         loader = dict(cfg[f'{split}_dataloader'], batch_size=size, **IN_PROCESS)
         loader['dataset'] = OneSample(loader['dataset'], host.sample, tmp_path, size)
         loaders[split] = runner.build_dataloader(loader)
