@@ -42,7 +42,7 @@ def test_equals_its_twin_in_every_form(form, randomize):
 )
 def test_gradients_equal_those_of_the_twin(arguments, size, randomize):
     model = randomize(build(**arguments))
-    image = random_image(18, 27, batch=2).requires_grad_()
+    image = random_image(18, 37, batch=2).requires_grad_()
     got, want = model(image), reference.maxvit(model, image, size)
     tensors = dict(model.named_parameters(), image=image)
     check_equal(*(torch.cat([x.flatten() for x in maps]) for maps in (got, want)), tensors)

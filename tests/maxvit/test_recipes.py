@@ -27,7 +27,10 @@ TABLE = 'backbone.stages.2.blocks.1.attn_grid.attn.rel_pos.relative_position_bia
 SPARED = (TABLE, 'backbone.stages.0.blocks.0.conv.norm2.weight')
 
 
-@pytest.mark.parametrize('name', SIZES)
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if 'small' in n else n for n in SIZES]
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_sizes_and_recipes(name):
     cfg = load(FOLDER / f'{name}.py')
     model = build_on_meta(cfg)
