@@ -186,15 +186,6 @@ def test_exports_with_any_batch(randomize):
 
 
 @torch.no_grad()
-def test_traces(randomize):
-    model = randomize(build(partition='proportional', out_indices=(0,)))
-    image = random_image(45, 75)
-    traced = torch.jit.trace(model, image)
-    for got, want in zip(traced(image), model(image)):
-        torch.testing.assert_close(got, want)
-
-
-@torch.no_grad()
 def test_compiles_in_one_graph(randomize):
     model = randomize(build(partition='proportional', out_indices=(0,)))
     image = random_image(45, 75)

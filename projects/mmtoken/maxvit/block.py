@@ -47,7 +47,7 @@ class GroupedAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, groups: Groups) -> Tensor:
-        attend = partial(self._attend, bias=self.rel_pos(groups))
+        attend = partial(self._attend, bias=self.rel_pos(groups, x.dtype))
         padding = () if groups.padding is None else (groups.padding,)
         out = map_chunks(attend, groups.split(self.qkv(x)), *padding)
         return self.proj(groups.join(out))

@@ -51,7 +51,7 @@ class TableBias(nn.Module):
         table.data = table.new_empty(table.shape[0], *table_size(size))
         nn.init.trunc_normal_(table, std=0.02)
 
-    def forward(self, groups: Groups) -> Tensor:
+    def forward(self, groups: Groups, _dtype: torch.dtype) -> Tensor:
         table = resize_table(self.relative_position_bias_table, groups.size)
         return table.flatten(1)[:, groups.offsets][None]
 
@@ -77,14 +77,14 @@ class MlpBias(nn.Module):
         )
         self.mlp = nn.Sequential(layers)
 
-    def forward(self, groups: Groups) -> Tensor:
-        weight = self.mlp.fc1.weight
+    def forward(self, groups: Groups, dtype: torch.dtype) -> Tensor:
+        device = groups.offsets.device
         sides = [
-            torch.arange(side - 1, -side, -1, dtype=torch.float32, device=weight.device)
+            torch.arange(side - 1, -side, -1, dtype=torch.float32, device=device)
             for side in groups.size
         ]
         distances = torch.stack(torch.meshgrid(*sides, indexing='ij'), -1).flatten(0, 1)
         # logarithms in float32, as released
         logs = distances.sign() * (1 + distances.abs()).log()
-        table = self.mlp(logs.to(weight.dtype))
+        table = self.mlp(logs.to(dtype))
         return table.T[:, groups.offsets][None]
