@@ -150,11 +150,18 @@ def test_recording_changes_nothing(randomize):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('mmtoken.maxvit.block.MASK_NUMBERS', 3 * 2 * 49 * 49),  # three groups with two heads
+        ('mmtoken.common.memory.map_chunks.__kwdefaults__', {'rows': 300}),
+    ],
+)
 @torch.no_grad()
-def test_chunks_change_nothing(randomize, monkeypatch):
+def test_chunks_change_nothing(name, value, randomize, monkeypatch):
     model, image = randomize(build()), random_image(75, 131, batch=2)
     want = model(image)
-    monkeypatch.setattr('mmtoken.common.memory.map_chunks.__kwdefaults__', {'rows': 300})
+    monkeypatch.setattr(name, value)
     for a, b in zip(model(image), want):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 

@@ -154,6 +154,7 @@ def test_norms_of_outputs_start_anew_with_released_weights(randomize):
         ('tiny_rmlp', 'tiny_rw', r"form='rmlp', arch='tiny_rmlp'; .* built with form='rw'"),
         ('tiny', 'tiny_torchvision', r"form='tf', arch='tiny'; .* with form='torchvision'"),
         ('tiny_torchvision', 'tiny', r"form='torchvision', arch='tiny_torchvision'; "),
+        ('tiny', 'tiny_rmlp', r"form='tf', .*window_size=7, arch='tiny'; .* with form='rmlp'"),
         ('small', 'base', r"depths=\(2, 2, 5, 2\), arch='small'; .*depths=\(2, 6, 14, 2\)"),
         ('small_rmlp', 'tiny_rmlp', r"layer_scale=True, arch='small_rmlp'; "),
     ],

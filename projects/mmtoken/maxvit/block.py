@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from ..common.attention import multi_head_attention
 from ..common.layers import DropPath, Mlp
 from ..common.memory import map_chunks
-from ..common.recorder import is_recording, last_attention, record
+from ..common.recorder import is_recording, is_recording_attention, last_attention, record
 from .forms import ACTIVATIONS, Form
 from .maps import GroupAttention
 from .mbconv import MBConv
 from .partition import KINDS, Groups
 
 MLP_RATIO = 4
+MASK_NUMBERS = 2**25  # of the masks that one image has at a time
 
 
 class GroupedAttention(nn.Module):
@@ -47,10 +48,17 @@ class GroupedAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, groups: Groups) -> Tensor:
-        attend = partial(self._attend, bias=self.rel_pos(groups, x.dtype))
-        padding = () if groups.padding is None else (groups.padding,)
-        out = map_chunks(attend, groups.split(self.qkv(x)), *padding)
-        return self.proj(groups.join(out))
+        bias = self.rel_pos(groups, x.dtype)
+        attend = partial(self._attend, bias=bias)
+        qkv = groups.split(self.qkv(x))
+        if groups.padding is None:
+            return self.proj(groups.join(map_chunks(attend, qkv)))
+        # one mask for each group, and a few groups at a time if these are large
+        size = qkv.shape[1]
+        if not is_recording_attention():
+            size = min(size, max(MASK_NUMBERS // bias.numel(), 1))
+        chunks = zip(qkv.split(size, 1), groups.padding.split(size, 1))
+        return self.proj(groups.join(torch.cat([map_chunks(attend, *one) for one in chunks], 1)))
 
     def _attend(self, qkv: Tensor, padding: Tensor | None = None, *, bias: Tensor) -> Tensor:
         """``(B, K, n, 3C)`` and ``(1, K, n)`` -> ``(B, K, n, C)``; bias: ``(1, h, n, n)``."""
@@ -132,7 +140,7 @@ class MaxViTBlock(nn.Module):
 
     Args:
         conv: MBConv.
-        layers: :class:`AttentionLayer` of blocks, and that of the grid.
+        *layers: :class:`AttentionLayer` of blocks, and that of the grid.
 
     Shape:
         - x: ``(B, D, H', W')``; groups: blocks and grid of the map ``(H, W)`` after the MBConv.

@@ -1,6 +1,6 @@
 """The details in which the releases of MaxViT differ from each other.
 
-None of them can be read off the arithmetic of a released file, so a model is built in one form.
+Activations, epsilons, padding and pooling have no weights, so an argument has to choose the form.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from .partition import places
 
 @dataclass(frozen=True)
 class GroupAttention(Record):
-    """Attention inside the blocks, or inside the grids, of one block.
+    """Attention of one MaxViT block, inside its windows (``'block'``) or its grids.
 
     Args:
         stage: 1-based index.

@@ -289,12 +289,15 @@ class MaxViT(Backbone):
     def mismatch_hint(self, state: State) -> str:
         """Name the arguments that a file contradicts."""
         given, own = describe(state), describe(self.state_dict())
-        different = [key for key in given if given[key] != own[key]]
+        different = [key for key in given if given[key] != own.get(key)]
         if not different:
             return ''
         names = [name for name, arch in ARCHS.items() if _is_of(arch, given)]
         hint = f', arch={names[0]!r}' if names else ''
-        texts = (', '.join(f'{k}={values[k]!r}' for k in different) for values in (given, own))
+        texts = (
+            ', '.join(f'{k}={values[k]!r}' for k in different if k in values)
+            for values in (given, own)
+        )
         return 'The file has {}{}; the model was built with {}.'.format(next(texts), hint, *texts)
 
 
