@@ -5,9 +5,12 @@ import re
 import pytest
 import torch
 from maxvit.smallest import RMLP, TINY
+from mmengine.config import Config
+from mmengine.runner import Runner
 from mmtoken import MaxViT
 from mmtoken.common.strict_load import load_state_dict_strict
 from mmtoken.maxvit.conventions import torchvision
+from noise_segments import NoiseSegments
 
 TABLE = 'relative_position_bias_table'
 
@@ -68,6 +71,40 @@ def test_a_given_size_is_never_overridden(tmp_path, randomize):
     message = r'(?s)mismatched.*The file has window_size=12; the model was built with window_size=7'
     with pytest.raises(ValueError, match=message):
         load(file, window_size=7)
+
+
+def test_stock_runner_trains_what_the_file_has(tmp_path, randomize):
+    """The optimizer is built before the tables take their size from the file."""
+    pytest.importorskip('mmseg')
+    model = donor(randomize, window_size=12)
+    file = save(tmp_path, model.state_dict())
+    head = dict(in_channels=16, in_index=3, channels=4, num_classes=2, norm_cfg=dict(type='BN'))
+    backbone = dict(type='MaxViT', arch=TINY)
+    backbone['init_cfg'] = dict(type='Pretrained', checkpoint=str(file))
+    cfg = dict(
+        model=dict(
+            type='EncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
+            backbone=backbone,
+            decode_head=dict(type='FCNHead', **head),
+        ),
+        work_dir=str(tmp_path / 'work'),
+        experiment_name='maxvit-weights',
+        default_scope='mmseg',
+        train_dataloader=dict(
+            batch_size=2,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=NoiseSegments(64),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+        default_hooks=dict(checkpoint=None, logger=None, runtime_info=None),
+    )
+    runner = Runner.from_cfg(Config(cfg))
+    runner.train()
+    step = (table_of(runner.model.backbone) - table_of(model)).abs()
+    assert step.shape == (2, 23, 23) and 0 < step.max() < 1e-2
 
 
 def test_distributed_training_needs_the_size(tmp_path, randomize, monkeypatch):
