@@ -180,6 +180,7 @@ def test_runs_on_a_fake_gpu_under_autocast(arch, partition):
     assert all(x.device.type == 'cuda' for x in maps)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_exports_with_any_batch(randomize):
     """With resized tables and padding: groups of 2x3 on a map of 12x19."""
