@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
 from .checks import HW, check_range
@@ -55,6 +56,25 @@ def drop_path_rates(drop_path_rate: float, depths: tuple[int, ...]) -> list[list
     rates = [drop_path_rate * block / last for block in range(sum(depths))]
     starts = [sum(depths[:i]) for i in range(len(depths))]
     return [rates[start : start + depth] for start, depth in zip(starts, depths)]
+
+
+class LayerScale(nn.Module):
+    """Multiply each channel by a learned factor (CaiT, arXiv:2103.17239, Eq. 4).
+
+    Args:
+        dim: Channels.
+        value: Initial factor.
+
+    Shape:
+        - x: ``(..., dim)``, returned in the same shape.
+    """
+
+    def __init__(self, dim: int, value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), float(value)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
 
 
 class Mlp(nn.Module):

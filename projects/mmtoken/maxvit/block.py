@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.attention import multi_head_attention
-from ..common.layers import DropPath, Mlp
+from ..common.layers import DropPath, LayerScale, Mlp
 from ..common.memory import map_chunks
 from ..common.recorder import is_recording, is_recording_attention, last_attention, record
 from .forms import ACTIVATIONS, Form
@@ -76,17 +76,6 @@ class GroupedAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}, heads_first={self.heads_first}'
-
-
-class LayerScale(nn.Module):
-    """A learned factor per channel, ``init`` at first."""
-
-    def __init__(self, dim: int, init: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), float(init)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
 
 
 class AttentionLayer(nn.Module):

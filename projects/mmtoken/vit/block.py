@@ -1,34 +1,14 @@
 """The block of a plain vision transformer: attention and MLP, each in a residual branch.
 
-Source: ViT (arXiv:2010.11929), Eq. 2 and 3; layer scale: CaiT (arXiv:2103.17239), Eq. 4.
+Source: ViT (arXiv:2010.11929), Eq. 2 and 3.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from ..common.layers import DropPath
+from ..common.layers import DropPath, LayerScale
 from .attention import Attention, Grid
-
-
-class LayerScale(nn.Module):
-    """Multiply each channel by a learned factor.
-
-    Args:
-        dim: Channels.
-        value: Initial factor.
-
-    Shape:
-        - x: ``(..., dim)``, returned in the same shape.
-    """
-
-    def __init__(self, dim: int, value: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), float(value)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
 
 
 class Block(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .block import LayerScale
+from ..common.layers import LayerScale
 from .mlp import ACTIVATIONS
 
 
