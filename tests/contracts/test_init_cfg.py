@@ -9,7 +9,7 @@ from rooms import BACKBONES, READERS, smallest_id
 
 CONFIGS = [*BACKBONES, *(reader for reader, _ in READERS)]
 every_class = pytest.mark.parametrize('config', CONFIGS, ids=smallest_id)
-CONSTANT = dict(type='Constant', val=0.3, bias=0.1, layer=['Linear', 'LayerNorm'])
+CONSTANT = dict(type='Constant', val=0.3, bias=0.1, layer=['Linear', 'LayerNorm', 'Conv2d'])
 INITIALIZERS = [
     CONSTANT,
     ConfigDict(type='Xavier', distribution='uniform', layer='Conv2d'),
@@ -62,8 +62,8 @@ def test_pretrained_in_every_form(config, tmp_path, randomize):
 
 @every_class
 def test_what_is_not_loaded_keeps_what_another_initializer_gave(config, tmp_path):
-    model = build(config)
-    key = next(name for name, m in model.named_modules() if type(m) is torch.nn.Linear) + '.weight'
+    model, kinds = build(config), (torch.nn.Linear, torch.nn.Conv2d)
+    key = next(name for name, m in model.named_modules() if isinstance(m, kinds)) + '.weight'
     torch.save(model.state_dict(), tmp_path / 'a.pth')
     file = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), reinitialize=key)
     model = build(config, [file, CONSTANT])

@@ -48,7 +48,7 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
     with contextlib.ExitStack() as hooks:
         for outer, backbone in model.named_modules():
             for name, module in backbone.named_modules() if applies_to(backbone) else ():
-                where = f'{outer}.{name}' if outer else name
+                where = (outer, f'{outer}.{name}' if outer else name)
                 for kind, formula in _FORMULAS.items():
                     if isinstance(module, kind):
                         hook = partial(_add, added, formula, where)
@@ -57,10 +57,10 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
 
 
 def _add(
-    added: list[Operation], formula: Callable, name: str, module: nn.Module, args: tuple
+    added: list[Operation], formula: Callable, path: tuple, module: nn.Module, args: tuple
 ) -> None:
     kind, macs = formula(module, *args)
-    added.append(Operation((name,), 'published', kind, macs, sizes=(), out_size=()))
+    added.append(Operation(path, 'published', kind, macs, sizes=(), out_size=()))
 
 
 def _norm(module: nn.Module, *args: Any) -> tuple[str, int]:

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import torch
 from _models import build_part, read_config
-from rooms import BACKBONES, SMALLEST, smallest_id
+from mmengine.registry import MODELS
+from mmtoken import record_tokens
+from mmtoken.common.records import Regions
+from rooms import SMALLEST, smallest_id
 
 # the plainest pipeline and preprocessor of each host
 HOSTS = {
@@ -19,6 +22,7 @@ DRAWN = [
     for backbone in room.BACKBONES
     if getattr(room, 'IS_DRAWN', True)
 ]
+STUB = SMALLEST['stub_paper'].BACKBONES[0]  # draws stage1, stage1_values, stage2 ...
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def out(tmp_path):
 def write_config(tmp_path):
     """Write a config of a smallest backbone, in the frame of a host."""
 
-    def write(backbone=BACKBONES[0], host=None, steps=(), **preprocessor):
+    def write(backbone=STUB, host=None, steps=(), **preprocessor):
         path = tmp_path / f'{host}.py'
         text = f'model = dict(backbone={backbone})\n'
         if host:
@@ -66,15 +70,22 @@ def names(out):
     return sorted(path.name.removeprefix('photo_').removesuffix('.png') for path in out.iterdir())
 
 
+def names_of_regions(backbone):
+    model = MODELS.build(backbone).eval()
+    with torch.no_grad(), record_tokens(model) as rec:
+        model(torch.zeros(1, 3, 60, 96))
+    pictures = [one for record in rec.records for one in record.pictures(0)]
+    return [one.name for one in pictures if isinstance(one, Regions)]
+
+
 @pytest.mark.parametrize('backbone', DRAWN, ids=smallest_id)
 def test_every_backbone_is_drawn(write_config, backbone, photo, out, capsys):
     draw(write_config(backbone), '--random-weights', photo, out=out)
     shown, warned = capsys.readouterr()
     assert shown.strip() == str(out / 'photo_sheet.png')
     assert 'random weights' in warned and 'no data_preprocessor' in warned
-    files = names(out)
-    assert 'sheet' in files and any(name.count('_') for name in files)
-    regions = [name for name in files if name[-1].isdigit()]  # heat maps end in a word
+    files, regions = names(out), names_of_regions(backbone)
+    assert {'sheet', *regions} < set(files)  # the rest are heat maps
     pictures = [cv2.imread(str(out / f'photo_{name}.png')) for name in regions]
     assert {picture.shape[1] for picture in pictures} == {7 * 96}  # enlarged by a whole number
     sheet = cv2.imread(str(out / 'photo_sheet.png'))
@@ -159,7 +170,7 @@ def test_pictures_show_what_the_model_sees(write_config, host, photo):
 def test_channels_of_the_model(write_config, photo, out):
     steps = [dict(type='mmcv.LoadImageFromFile', color_type='grayscale')]
     grey = dict(mean=[110.0], std=[57.0], bgr_to_rgb=False)
-    config = write_config(dict(BACKBONES[0], in_channels=1), 'mmseg', steps, **grey)
+    config = write_config(dict(STUB, in_channels=1), 'mmseg', steps, **grey)
     draw(config, '--random-weights', photo, '--only', 'stage1', out=out)
     sheet = cv2.imread(str(out / 'photo_sheet.png'))
     source = sheet[60 : 60 + 320, 8 : 8 + 640]
