@@ -58,16 +58,13 @@ def run(log: str, what: str, words: list[str] | dict) -> None:
     runpy.run_path(what, run_name='__main__')
 
 
-def run_all(host: str, jobs: list) -> None:
-    """Import the host as its tools do, then run the jobs in turn."""
-    for part in ('models', 'datasets', 'evaluation', 'visualization', 'engine'):
-        importlib.import_module(f'{host}.{part}')
-    for name, what, words in jobs:
-        log = f'{host}-{name}'
-        print(log, in_a_fork(run, log, what, words), flush=True)
-
-
 if __name__ == '__main__':
     with open(sys.argv[1], encoding='utf-8') as todo:
-        for jobs_of_host in json.load(todo).items():
-            in_a_fork(run_all, *jobs_of_host)
+        jobs = json.load(todo)
+    for host in jobs:  # all of them: mmtoken loads the hosts of its heads
+        for part in ('models', 'datasets', 'evaluation', 'visualization', 'engine'):
+            importlib.import_module(f'{host}.{part}')
+    for host, jobs_of_host in jobs.items():
+        for name, what, words in jobs_of_host:
+            log = f'{host}-{name}'
+            print(log, in_a_fork(run, log, what, words), flush=True)

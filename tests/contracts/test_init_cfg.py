@@ -1,5 +1,7 @@
 """``init_cfg`` in every form of mmengine, for every backbone, neck and head."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -37,7 +39,8 @@ def assert_equal(model, state):
 @every_class
 def test_initializers_do_what_mmengine_does(config):
     for init_cfg in INITIALIZERS:
-        model, want = build(config, init_cfg), build(config, init_cfg)
+        model = build(config, init_cfg)
+        want = copy.deepcopy(model)
         torch.manual_seed(1)
         model.init_weights()
         torch.manual_seed(1)

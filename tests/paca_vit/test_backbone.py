@@ -277,16 +277,7 @@ def test_int8(arguments, randomize):
         assert (want - got).norm() < 0.1 * want.norm()
 
 
-@every_kind
-@torch.no_grad()
-def test_traces_at_odd_sizes(arguments, randomize):
-    model = randomize(build(**arguments)).eval()
-    traced = torch.jit.trace(model, torch.randn(1, 3, 61, 45), check_trace=False)
-    image = torch.randn(1, 3, 61, 45)
-    for want, got in zip(model(image), traced(image)):
-        torch.testing.assert_close(got, want)
-
-
+@pytest.mark.slow
 @torch.no_grad()
 def test_exports_with_a_dynamic_batch(randomize):
     model = randomize(build(**KINDS['teacher'])).eval()

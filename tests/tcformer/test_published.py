@@ -87,7 +87,7 @@ WHOLE, PARTS = None, (4, 2, 1)
         pytest.param('large', (224, 224), 0, WHOLE, 12.15, marks=slow),
         pytest.param('large', (256, 192), 133, WHOLE, 14.90, marks=slow),
         pytest.param('large', (384, 288), 133, WHOLE, 38.65, marks=slow),
-        ('light', (224, 224), 0, PARTS, 2.50),
+        pytest.param('light', (224, 224), 0, PARTS, 2.50, marks=slow),
         pytest.param('base', (224, 224), 0, PARTS, 4.49, marks=slow),
         pytest.param('large', (224, 224), 0, PARTS, 10.81, marks=slow),
         pytest.param('base', (256, 192), 133, PARTS, 7.43, marks=slow),
