@@ -5,10 +5,13 @@ MMTOKEN_GOLDEN at a folder of the same layout to test all of its cases instead; 
 ``shared/golden`` beside the checkout is found by itself.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -45,10 +48,20 @@ def names(start: str) -> list[str]:
     return found
 
 
-def slow_if(found: list[str], *ends: str) -> list:
-    """The names as parameters; those with one of the ends, images of 224x224, are slow."""
-    slow = pytest.mark.slow
-    return [pytest.param(name, marks=slow if name.endswith(ends) else ()) for name in found]
+def slow_if(found: list[str], *ends: str, fast: tuple[str, ...] = ('',)) -> list:
+    """The names as parameters; those with one of the ends, or with none of ``fast``, are slow."""
+    slow = {name for name in found if name.endswith(ends) or not name.endswith(fast)}
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in found]
+
+
+@contextlib.contextmanager
+def without_initial_values() -> Iterator[None]:
+    """Draw no initial values: the rule gives all of them."""
+    with contextlib.ExitStack() as stack:
+        for name in ('trunc_normal_', 'normal_', 'kaiming_normal_', 'kaiming_uniform_', 'uniform_'):
+            patch = mock.patch.object(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+            stack.enter_context(patch)
+        yield
 
 
 def keys(case: dict) -> list:
