@@ -17,17 +17,19 @@ def as_one_call(forward: Callable[..., Any]) -> Callable[..., Any]:
     inside are therefore not fused; name a submodule that can be traced to have its norms fused.
 
     Args:
-        forward: Method of a module with one input.
+        forward: Method of a module.
 
     Returns:
-        The method; unchanged for everything but a symbolic input.
+        The method; unchanged unless an argument is symbolic.
     """
 
     @functools.wraps(forward)
-    def traced(self: nn.Module, inputs: Any) -> Any:
-        if not isinstance(inputs, Proxy):
-            return forward(self, inputs)
-        path = f'{inputs.tracer.path_of_module(self)}.forward'.lstrip('.')
-        return inputs.tracer.create_proxy('get_attr', path, (), {})(inputs)
+    def traced(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        symbols = [value for value in (*args, *kwargs.values()) if isinstance(value, Proxy)]
+        if not symbols:
+            return forward(self, *args, **kwargs)
+        tracer = symbols[0].tracer
+        path = f'{tracer.path_of_module(self)}.forward'.lstrip('.')
+        return tracer.create_proxy('get_attr', path, (), {})(*args, **kwargs)
 
     return traced

@@ -22,6 +22,7 @@ from ..common.strict_load import State
 from .dialects import DIALECTS, find_dialect, our_name, refuse
 from .embed import resize_positions
 from .families import OURS, Family, check_arguments, recognise
+from .relative_position import resize_table
 
 NAMES = re.compile(
     r'cls_token|reg_token|pos_embed|(patch_embed|norm_pre|norm)\..+|blocks\.\d+\.attn\.rel_pos_[hw]'
@@ -146,9 +147,7 @@ def resize(model: nn.Module, state: State) -> tuple[State, tuple[str, ...]]:
             rule = (model.pos_antialias, model.pos_offset)
             resized[key] = resize_positions(value, old, (new, new), *rule)
         elif '.rel_pos_' in key and not model.blocks[int(key.split('.')[1])].attn.window_size:
-            wide = value.t()[None].to(torch.promote_types(value.dtype, torch.float32))
-            table = F.interpolate(wide, size=len(own[key]), mode='linear')[0].t()
-            resized[key] = table.to(value.dtype)
+            resized[key] = resize_table(value, len(own[key]))
         elif key == 'patch_embed.proj.weight' and model.resample_patches:
             resized[key] = resample(value, own[key].shape[-1])
     return resized, tuple(key for key in state if resized[key] is not state[key])

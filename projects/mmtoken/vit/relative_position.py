@@ -19,20 +19,26 @@ from ..common.checks import HW
 ALIGNMENT = 8  # fused kernels want a width that is a multiple of it
 
 
+def resize_table(table: Tensor, rows: int) -> Tensor:
+    """``(2S - 1, d) -> (rows, d)``, linearly, in at least float32."""
+    if len(table) == rows:
+        return table
+    wide = table.t()[None].to(torch.promote_types(table.dtype, torch.float32))
+    return F.interpolate(wide, size=rows, mode='linear')[0].t().to(table.dtype)
+
+
 def relative_rows(table: Tensor, side: int) -> Tensor:
     """Row of a table for each query and key of one axis.
 
     Args:
         table: ``(2S - 1, d)``, from the farthest key behind the query to the farthest before it;
-            resized linearly, in at least float32, if S is not ``side``.
+            resized if S is not ``side``.
         side: Positions of the axis.
 
     Returns:
         ``(side, side, d)``, query first.
     """
-    if len(table) != 2 * side - 1:
-        wide = table.t()[None].to(torch.promote_types(table.dtype, torch.float32))
-        table = F.interpolate(wide, size=2 * side - 1, mode='linear')[0].t().to(table.dtype)
+    table = resize_table(table, 2 * side - 1)
     at = torch.arange(side, device=table.device)
     return table[at[:, None] - at + side - 1]
 
