@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..analysis.counting import Operation
+from ..analysis.operations import Operation, results_of_calls
 from .block import GroupedAttention
 from .maxvit import MaxViT
 from .relative_position import TableBias
@@ -44,30 +42,27 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
 
     It has the kinds ``norm`` and ``lookup`` in addition to those of the other convention.
     """
-    added: list[Operation] = []
-    with contextlib.ExitStack() as hooks:
-        for outer, backbone in model.named_modules():
-            for name, module in backbone.named_modules() if applies_to(backbone) else ():
-                where = (outer, f'{outer}.{name}' if outer else name)
-                for kind, formula in _FORMULAS.items():
-                    if isinstance(module, kind):
-                        hook = partial(_add, added, formula, where)
-                        hooks.enter_context(module.register_forward_pre_hook(hook))
-        yield lambda operations: operations + added
+    own = [name for name, module in model.named_modules() if applies_to(module)]
+
+    def rewrite(operations: list[Operation]) -> list[Operation]:
+        added = [
+            Operation((outer, name), 'published', kind, macs, sizes=(), out_size=())
+            for outer in own
+            for name, counts in calls.items()
+            for kind, macs in counts
+            if not outer or name.startswith(f'{outer}.')
+        ]
+        return operations + added
+
+    with results_of_calls(model, _FORMULAS) as calls:
+        yield rewrite
 
 
-def _add(
-    added: list[Operation], formula: Callable, path: tuple, module: nn.Module, args: tuple
-) -> None:
-    kind, macs = formula(module, *args)
-    added.append(Operation(path, 'published', kind, macs, sizes=(), out_size=()))
-
-
-def _norm(module: nn.Module, *args: Any) -> tuple[str, int]:
+def _norm(module: nn.Module, args: tuple, _out: Tensor) -> tuple[str, int]:
     return 'norm', _PER_NUMBER[type(module)] * args[0].numel()
 
 
-def _lookup(module: GroupedAttention, *args: Any) -> tuple[str, int]:
+def _lookup(module: GroupedAttention, args: tuple, _out: Tensor) -> tuple[str, int]:
     rows, cols = args[1].size
     each = rows**2 * (2 * cols - 1) * (2 * rows - 1 + cols**2)
     return 'lookup', module.num_heads * each if isinstance(module.rel_pos, TableBias) else 0

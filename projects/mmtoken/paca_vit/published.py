@@ -19,7 +19,7 @@ from math import prod
 
 from torch import nn
 
-from ..analysis.counting import Operation
+from ..analysis.operations import Operation
 from .backbone import PaCaViT
 from .teacher import ConvMixerTeacher
 

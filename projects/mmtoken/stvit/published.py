@@ -19,7 +19,7 @@ from math import prod
 import torch
 from torch import nn
 
-from ..analysis.counting import Operation
+from ..analysis.operations import Operation, results_of_calls
 from ..common.checks import HW
 from .plan import CROP_REACH, Geometry, crop_index
 from .stage import SemanticStage
@@ -40,7 +40,7 @@ def applies_to(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Operation]]]:
     """Yield a function from the counted operations to those of the authors' formulation."""
-    calls: dict[str, list[tuple[int, HW]]] = {}  # batch and map of each call of a stage
+    batch_and_map = {SemanticStage: lambda _stage, _args, out: (len(out[0]), out[1])}
 
     def rewrite(operations: list[Operation]) -> list[Operation]:
         for name, module in model.named_modules():
@@ -50,14 +50,7 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
                 operations = _with_projected_copies(operations, name, module, calls[name])
         return operations
 
-    with contextlib.ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if isinstance(module, SemanticStage):
-                seen = calls.setdefault(name, [])
-                hook = module.register_forward_hook(
-                    lambda _module, _args, out, seen=seen: seen.append((len(out[0]), out[1]))
-                )
-                hooks.enter_context(hook)
+    with results_of_calls(model, batch_and_map) as calls:
         yield rewrite
 
 

@@ -22,18 +22,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from math import prod
+from typing import Any
 
 from torch import nn
 
-from ..analysis.counting import Operation
+from ..analysis.operations import Operation, results_of_calls
 from ..common.backbone import Backbone
 from .ctm import ClusteringTokenMerge, TokenConv
 from .layers import TokenAttention
 from .mta_neck import MTA
 
-Entry = tuple[str, str, int]  # module, kind, multiply-adds
+Count = tuple[str, int]  # kind, multiply-adds
 OP = 'published'  # name of the operations that the formulas add
 INDEX_COST = 4  # per grid cell of a transform, in addition to its channels
 RULES = (
@@ -58,7 +58,6 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
 
     It has the kinds ``norm`` and ``pool`` in addition to those of the other convention.
     """
-    entries: list[Entry] = []
     own = {name for name, module in model.named_modules() if _is_own(module)}
     # modules of other papers, which have rules of their own
     others = {
@@ -68,84 +67,75 @@ def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Opera
     }
 
     def rewrite(operations: list[Operation]) -> list[Operation]:
-        kept, found = [], list(entries)
+        kept = []
+        found = [
+            (name, count) for name, seen in calls.items() for counts in seen for count in counts
+        ]
         for op in operations:
             if not others.isdisjoint(op.path):
                 kept.append(op)
             elif op.kind not in ('clustering', 'transforms'):
-                found += _layer_entries(op)
+                found += [(op.module, count) for count in _layer(op)]
             elif own.isdisjoint(op.path):  # the formulas replace those of this paper
                 kept.append(op)
-        return kept + [
-            Operation((name,), OP, kind, macs, sizes=(), out_size=()) for name, kind, macs in found
-        ]
+        added = [Operation((name,), OP, *count, sizes=(), out_size=()) for name, count in found]
+        return kept + added
 
-    with contextlib.ExitStack() as hooks:
-        for name, module in model.named_modules():
-            for kind, formula in _FORMULAS.items():
-                if isinstance(module, kind):
-                    hook = partial(_add_entries, entries, formula, name)
-                    hooks.enter_context(module.register_forward_pre_hook(hook))
+    with results_of_calls(model, _FORMULAS) as calls:
         yield rewrite
 
 
-def _add_entries(
-    entries: list[Entry], formula: Callable, name: str, module: nn.Module, args: tuple
-) -> None:
-    entries.extend(formula(name, module, args))
-
-
-def _layer_entries(operation: Operation) -> Iterator[Entry]:
+def _layer(operation: Operation) -> list[Count]:
     """What the layer-by-layer counter makes of an operation."""
-    name = operation.module
     if operation.kind == 'conv':
         bias = prod(operation.out_size) if operation.has_bias else 0
-        yield name, 'conv', operation.macs + bias
-    elif operation.kind == 'attention':
+        return [('conv', operation.macs + bias)]
+    if operation.kind == 'attention':
         queries, keys = operation.sizes[:2]
         seen = min(1.0, queries[-2] / keys[-2])
-        yield name, 'attention', round(operation.macs * seen)
-    elif operation.kind == 'linear':
-        yield name, 'linear', operation.macs
-    elif operation.op == 'native_layer_norm':
-        yield name, 'norm', 2 * prod(operation.sizes[0])
-    elif operation.op == 'avg_pool2d':
-        yield name, 'pool', prod(operation.sizes[0])
+        return [('attention', round(operation.macs * seen))]
+    if operation.kind == 'linear':
+        return [('linear', operation.macs)]
+    if operation.op == 'native_layer_norm':
+        return [('norm', 2 * prod(operation.sizes[0]))]
+    if operation.op == 'avg_pool2d':
+        return [('pool', prod(operation.sizes[0]))]
+    return []
 
 
-def _merge_entries(name: str, module: ClusteringTokenMerge, args: tuple) -> Iterator[Entry]:
+def _merge(module: ClusteringTokenMerge, args: tuple, _out: Any) -> list[Count]:
     tokens, k = args[0], module.num_neighbors
     parts = 1 if module.local_parts is None else module.local_parts[0] ** 2
     count, dim = tokens.num_tokens / parts, module.score.in_features
-    yield name, 'clustering', round(parts * (count**2 * (dim + 1) + k * count + count * dim))
+    macs = round(parts * (count**2 * (dim + 1) + k * count + count * dim))
+    return [('clustering', macs)]
 
 
-def _conv_entries(name: str, module: TokenConv, args: tuple) -> Iterator[Entry]:
+def _conv(module: TokenConv, args: tuple, _out: Any) -> list[Count]:
     tokens = args[0]
-    if not tokens.on_grid or module.stride[0] > 1:
-        channels = module.in_channels + module.out_channels
-        yield name, 'transforms', prod(tokens.init_hw) * (channels + 2 * INDEX_COST)
+    if tokens.on_grid and module.stride[0] == 1:
+        return []
+    channels = module.in_channels + module.out_channels
+    return [('transforms', prod(tokens.init_hw) * (channels + 2 * INDEX_COST))]
 
 
-def _key_entries(name: str, module: TokenAttention, args: tuple) -> Iterator[Entry]:
+def _keys(module: TokenAttention, args: tuple, _out: Any) -> list[Count]:
     _query, key, _score, context = args
     in_neck = context is not None  # only MTA passes one
     on_map = module.sr_ratio > 1 and (in_neck or not key.on_grid)
-    if on_map or module.reduction == 'cluster':
-        yield name, 'transforms', prod(key.init_hw) * (key.x.shape[-1] + INDEX_COST)
+    if not on_map and module.reduction != 'cluster':
+        return []
+    return [('transforms', prod(key.init_hw) * (key.x.shape[-1] + INDEX_COST))]
 
 
-def _neck_entries(name: str, module: MTA, args: tuple) -> Iterator[Entry]:
+def _neck(module: MTA, args: tuple, _out: Any) -> list[Count]:
     tokens = [args[0][level] for level in module.levels]
     transform = prod(tokens[0].init_hw) * (module.out_channels + INDEX_COST)
-    # interpolation to every level but the last, and a map of every level
-    yield name, 'transforms', (2 * len(tokens) - 1) * transform
-    yield name, 'conv', sum(level.num_tokens for level in tokens) * module.out_channels
+    return [
+        # interpolation to every level but the last, and a map of every level
+        ('transforms', (2 * len(tokens) - 1) * transform),
+        ('conv', sum(level.num_tokens for level in tokens) * module.out_channels),
+    ]
 
 
-_FORMULAS = {
-    ClusteringTokenMerge: _merge_entries,
-    TokenConv: _conv_entries,
-    TokenAttention: _key_entries,
-    MTA: _neck_entries,
-}
+_FORMULAS = {ClusteringTokenMerge: _merge, TokenConv: _conv, TokenAttention: _keys, MTA: _neck}

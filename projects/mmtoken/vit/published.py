@@ -17,7 +17,7 @@ from math import prod
 
 from torch import nn
 
-from ..analysis.counting import Operation
+from ..analysis.operations import Operation, results_of_calls
 from ..common.checks import HW
 from ..common.windows import window_grid
 from .attention import Attention
@@ -37,21 +37,16 @@ def applies_to(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def watched(model: nn.Module) -> Iterator[Callable[[list[Operation]], list[Operation]]]:
     """Yield a function from the counted operations to those of the authors' formulation."""
-    calls: dict[str, list[tuple[int, HW]]] = {}  # batch and map of each call
+    batch_and_map = {Attention: lambda _attention, args, _out: (len(args[0]), args[1].hw)}
 
     def rewrite(operations: list[Operation]) -> list[Operation]:
         for name, seen in calls.items():
-            operations = _rewritten(operations, name, model.get_submodule(name), seen)
+            module = model.get_submodule(name)
+            if module.window_size or module.has_rel_pos:
+                operations = _rewritten(operations, name, module, seen)
         return operations
 
-    with contextlib.ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if isinstance(module, Attention) and (module.window_size or module.has_rel_pos):
-                seen = calls.setdefault(name, [])
-                hook = module.register_forward_hook(
-                    lambda _module, args, _out, seen=seen: seen.append((len(args[0]), args[1].hw))
-                )
-                hooks.enter_context(hook)
+    with results_of_calls(model, batch_and_map) as calls:
         yield rewrite
 
 
