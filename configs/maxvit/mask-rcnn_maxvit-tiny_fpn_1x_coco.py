@@ -2,8 +2,8 @@
 
 torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch --amp
 
-Nobody published a Mask R-CNN with MaxViT: this is the host's recipe for Swin-T. To start from
-ImageNet weights (timm's maxvit_tiny_tf_224), download them yourself and add
+The authors' detectors were trained elsewhere and are not comparable: this is the host's recipe for
+Swin-T. To start from ImageNet weights (timm's maxvit_tiny_tf_224), download them yourself and add
 --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 """
 

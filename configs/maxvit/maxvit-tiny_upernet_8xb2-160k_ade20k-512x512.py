@@ -2,7 +2,7 @@
 
 torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch --amp
 
-Nobody published MaxViT on ADE20K: this is Swin's recipe. ImageNet weights: see the config of Mask
+The paper has no scores on ADE20K: this is Swin's recipe. ImageNet weights: see the config of Mask
 R-CNN.
 """
 

@@ -2,7 +2,7 @@
 
 torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch
 
-Nobody published poses with MaxViT: this is the host's recipe for Swin-T. ImageNet weights: see the
+The paper has no pose estimation: this is the host's recipe for Swin-T. ImageNet weights: see the
 config of Mask R-CNN.
 """
 

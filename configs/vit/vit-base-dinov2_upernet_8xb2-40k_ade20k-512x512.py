@@ -2,7 +2,8 @@
 
 torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch
 
-Neck, heads and the final norm are trained. Nobody published scores for this combination. Download DINOv2's weights yourself and add
+Neck, heads and the final norm are trained. The schedule is our choice, not a published recipe.
+Download DINOv2's weights yourself and add
 --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 """
 

@@ -47,7 +47,7 @@ def test_group_and_attention_of_a_cell(recorder, kind, cell):
 
 @torch.no_grad()
 def test_attention_is_that_of_the_chosen_query(recorder):
-    """The query whose key and bias the weights belong to, computed by hand."""
+    """Attention of the chosen cell equals a softmax by hand."""
     torch.manual_seed(0)
     model = MaxViT(TINY, window_size=3).eval()
     attn = model.stages[0]['blocks'][0].attn_grid.attn

@@ -147,7 +147,7 @@ MODELS = {
     'small-teacher': (dict(arch='small_teacher'), 21_075_064, 5.482, 106.8),
     'base-teacher': (dict(arch='base_teacher'), 47_659_192, 9.771, 186.7),
 }
-# the others differ in numbers alone, or in parts that are counted by hand above
+# the slow ones have other sizes, or parts that are counted by hand above
 QUICK = 'tiny'
 
 

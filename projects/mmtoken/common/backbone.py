@@ -61,7 +61,7 @@ def _belongs(key: str, name: str) -> bool:
 
 
 def init_cfg_of(pretrained: str | None, init_cfg: dict | None) -> dict | None:
-    """The ``init_cfg`` that ``pretrained``, the hosts' deprecated argument, stands for."""
+    """Turn ``pretrained``, the hosts' deprecated argument, into an ``init_cfg``."""
     if pretrained is None:
         return init_cfg
     if not isinstance(pretrained, (str, os.PathLike)):
