@@ -2,10 +2,10 @@
 
 OMP_NUM_THREADS=1 python tools/train.py <this file> --data-root DIR
 
-Data and schedule are those of the small TCFormer, for one CPU core, from random weights.
+From random weights, for one CPU core.
 """
 
-_base_ = '../tcformer/td-hm_tcformer-tiny_1xb16-25e_lsp-extended-128x128.py'
+_base_ = '../_base_/td-hm_lsp-extended-128x128.py'
 
 # patches of 8 pixels, and a map of stride 4 for the head
 model = dict(
@@ -19,12 +19,6 @@ model = dict(
         out_norm='none',
         drop_path_rate=0.1,
     ),
-    neck=dict(
-        _delete_=True,
-        type='SimpleFPN',
-        in_channels=192,
-        out_channels=64,
-        scales=(2,),
-        single_out=True,
-    ),
+    neck=dict(type='SimpleFPN', in_channels=192, out_channels=64, scales=(2,), single_out=True),
+    head=dict(in_channels=64),
 )

@@ -3,20 +3,13 @@
 OMP_NUM_THREADS=1 python tools/train.py <this file> --data-root DIR
 
 DIR has img_dir/{train,val,test} (jpg) and ann_dir (png): 367, 101 and 233 street scenes of
-480x360, 11 classes. From random weights, sized for one CPU core: trained on crops of the image at
-half size, tested on whole ones; scores are at full size.
+480x360, 11 classes.
 """
 
-_base_ = [
-    '../_base_/models/upernet.py',
-    '../_base_/datasets/camvid_240x180.py',
-    '../_base_/schedules/adamw_10e.py',
-    '../_base_/runtimes/mmseg.py',
-]
+_base_ = '../_base_/upernet_camvid-crop160.py'
 
-# patches of 8 pixels: levels of stride 4, 8 and 16; the published UPerNet at a quarter of its width
+# patches of 8 pixels: levels of stride 4, 8 and 16
 model = dict(
-    data_preprocessor=dict(size=(160, 160), seg_pad_val=11),
     backbone=dict(
         type='PlainViT',
         arch='tiny',
@@ -27,15 +20,6 @@ model = dict(
         drop_path_rate=0.1,
     ),
     neck=dict(type='SimpleFPN', in_channels=192, out_channels=64, scales=(2, 1, 0.5), num_extra=0),
-    decode_head=dict(
-        in_channels=[64, 64, 64],
-        in_index=[0, 1, 2],
-        channels=128,
-        num_classes=11,
-        ignore_index=11,
-        norm_cfg=dict(type='BN'),
-    ),
+    decode_head=dict(in_channels=[64, 64, 64], in_index=[0, 1, 2]),
     auxiliary_head=None,
 )
-log_processor = dict(by_epoch=True)
-randomness = dict(seed=0)
