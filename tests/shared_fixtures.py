@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from mmtoken.compat import prepare_hosts
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 prepare_hosts()
 # for each `_base_ = 'mmdet::...'` mmengine reads a hundred metafiles of the host once more
@@ -60,6 +62,26 @@ def cuda() -> torch.device:
         pytest.skip('needs a CUDA device')
     torch.cuda.manual_seed(0)
     return torch.device('cuda')
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch) -> AbstractContextManager:
+    """A block in which CUDA tensors have shapes only, under float16 autocast; needs no GPU."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, 'is_available', lambda: True)  # or autocast would be off
+        autocast = torch.autocast('cuda', torch.float16)
+    try:
+        with FakeTensorMode():
+            torch.empty(1, device='cuda')[:1]
+    except RuntimeError:
+        pytest.skip('this torch needs a GPU to index fake CUDA tensors')
+
+    @contextmanager
+    def block():
+        with FakeTensorMode(allow_non_fake_inputs=True), autocast:
+            yield
+
+    return block()
 
 
 def randomize(module: nn.Module) -> nn.Module:
