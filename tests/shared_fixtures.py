@@ -52,7 +52,8 @@ def plain_config_texts():
     It takes most of the time of a small run, and changes white space only.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, True))
+        for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
+            patch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
         yield
 
 

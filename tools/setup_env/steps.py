@@ -48,7 +48,7 @@ def set_up(root: Path, requirements: str) -> None:
     with open(wheels.cache_root() / 'setup.lock', 'a') as lock:
         print(f'set-up: taking {lock.name} (waits while another set-up runs)')
         fcntl.flock(lock, fcntl.LOCK_EX)
-        print(f'set-up: installing what is missing of {len(pins)} packages (1 to 5 minutes)')
+        print(f'set-up: installing what is missing of {len(pins)} packages (1 to 20 minutes)')
         install({**sections['base'], **sections['dev']}, '-c', root / requirements)
         install(sections['no-deps'], *wheels.OPTIONS)
         for package in sections['source']:

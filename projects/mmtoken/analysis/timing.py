@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,13 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
         _synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it writes about missing GPUs otherwise
-    cpu = [ProfilerActivity.CPU]
-    with profile(activities=cpu, profile_memory=True, acc_events=True) as profiler:
+    with profile(profile_memory=True) as profiler:
         call()
     return max(itertools.accumulate(_memory_events(profiler), initial=0))
 
 
 def _memory_events(profiler: profile) -> list[int]:
     """Bytes allocated (positive) and freed (negative), in order."""
-    events = profiler.profiler.kineto_results.events()
+    events = profiler.kineto_results.events()
     memory = [event for event in events if event.name() == '[memory]']
     return [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]

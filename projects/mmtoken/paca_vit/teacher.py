@@ -60,7 +60,8 @@ class BlurConv(nn.Module):
         self.conv = nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.conv2d(x, self.blur_filter.to(x.dtype), padding=1, groups=x.shape[1]))
+        groups = self.conv.in_channels
+        return self.conv(F.conv2d(x, self.blur_filter.to(x.dtype), padding=1, groups=groups))
 
 
 def mixer(dim: int) -> nn.Sequential:

@@ -129,5 +129,6 @@ def attend_tiles(
             keys = torch.cat((keys, outside.to(keys.dtype).expand(keys.shape[0], 1, -1)), 1)
         k, v = keys.chunk(2, -1)
         out = multi_head_attention(queries.flatten(1, 2), k, v, num_heads, tile.bias)
-        rows.setdefault(tile.rows.start, []).append(out.unflatten(1, queries.shape[1:3]))
+        start = tile.rows.start
+        rows[start] = [*rows.get(start, []), out.unflatten(1, queries.shape[1:3])]
     return torch.cat([torch.cat(row, 2) for row in rows.values()], 1)

@@ -241,7 +241,7 @@ def crop_index(geometry: Geometry, reach: int, device: torch.device) -> Tensor:
         starts = torch.arange(count, device=device) * geometry.window_size - reach // 2
         return starts.clamp(0, side - size)[:, None] + torch.arange(size, device=device)
 
-    down, across = map(places, geometry.hw, geometry.grid)
+    down, across = (places(*one) for one in zip(geometry.hw, geometry.grid))
     index = down[:, None, :, None] * geometry.hw[1] + across[None, :, None, :]
     return index.flatten(2).flatten(0, 1)
 
