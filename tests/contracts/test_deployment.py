@@ -30,7 +30,8 @@ class Chain(nn.Module):
     def forward(self, x):
         for part in self.children():
             x = part(x)
-        return tuple(getattr(one, 'x', one) for one in x) if isinstance(x, (tuple, list)) else (x,)
+        x = x if isinstance(x, (tuple, list)) else (x,)
+        return tuple(one if isinstance(one, torch.Tensor) else one.x for one in x)
 
 
 @pytest.fixture(params=sorted(CHAINS))
