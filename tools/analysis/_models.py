@@ -3,9 +3,7 @@
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # _cli lives beside train.py
 import _cli
 import mmtoken  # registers our models
-from _cli import UsageError, make_parser, refused_keys
+from _cli import check_output, make_parser, run
+from _errors import UsageError, one_sentence
 from _parts import build_nodes
 
-__all__ = ['UsageError', 'make_parser']  # from _cli, for the scripts here
-# their errors say it all: a small image, a wrong file
-run = partial(_cli.run, errors=(FileNotFoundError, ValueError))
+__all__ = ['UsageError', 'check_output', 'make_parser', 'run']  # for the scripts here
 
 
 def add_measuring_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
@@ -55,22 +52,9 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
     return cfg
 
 
-@contextmanager
-def installed_hosts(scope: str) -> Iterator[None]:
-    """Explain what is missing where a config cannot be built."""
-    try:
-        with refused_keys():
-            yield
-    except (ImportError, KeyError) as error:
-        raise UsageError(
-            f'configs must be built of registered classes, got {error}; install the host '
-            f'{scope!r}, or take a smaller --part where there is one'
-        ) from error
-
-
 def build(cfg: Config, registry: Registry, nodes: list[dict[str, Any]]) -> list[Any]:
     """Build nodes of a config."""
-    with installed_hosts(cfg.get('default_scope')):
+    with one_sentence():
         return [registry.build(node) for node in nodes]
 
 
@@ -85,7 +69,7 @@ def nodes_of(cfg: Config, part: str) -> dict[str, dict[str, Any]]:
 def build_part(cfg: Config, part: str) -> nn.Module:
     """Build a part of a model, see :func:`nodes_of`, with random weights."""
     scope = cfg.get('default_scope') or 'mmengine'
-    with installed_hosts(scope):
+    with one_sentence():
         return build_nodes(nodes_of(cfg, part), scope)
 
 

@@ -200,6 +200,7 @@ def header(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> list[Found]:
     """Build, compare, time, print; return the numbers of each shape."""
     args = parse_args(argv)
+    _models.check_output('--json', args.json)
     rows = build_rows(args)
     try:
         return run(rows, args)
