@@ -238,7 +238,7 @@ class CheckStepsHook(Hook):
         if wrong:
             raise UsageError(
                 'parameters must be finite to be saved, got NaN or infinite values in '
-                f'{shorten(", ".join(wrong), 200)} after {runner.iter} iterations; {self.remedy}'
+                f'{shorten(", ".join(wrong), 200)}; {self.remedy}'
             )
 
     def after_train_epoch(self, runner: Runner) -> None:

@@ -59,16 +59,12 @@ def closest_names(registry: Registry, key: str) -> str:
 
 
 def explain(error: Exception, failed_lookup: dict[str, str]) -> str | None:
-    """Return one sentence for an error that a config or a file caused, None for others.
-
-    Code of the user, of this suite, and of a model at work needs a traceback: the place matters.
-    """
-    text, message = ''.join(traceback.format_exception(error)), message_of(error)
-    got, running = f'got {type(error).__name__}: {message}', RUNNING.search(text)
+    """Return one sentence for an error that a config or a file caused, None for others."""
+    text = ''.join(traceback.format_exception(error))
     places = PLACE.findall(text)  # those of a worker of the data loader included
-    file, line = osp.realpath(places[-1][0]), places[-1][1]
     by_user = not all(is_library(path) for path, _ in places)
-    if re.search(EXTRA_KEYS, message) and not (running and by_user):
+    got, running = f'got {type(error).__name__}: {message_of(error)}', RUNNING.search(text)
+    if re.search(EXTRA_KEYS, got) and not (running and by_user):
         rule = 'a dict of a config keeps the keys of its base, and its class must know all of them'
         return f'{rule}, {got}; correct the keys, or add _delete_=True to the dict'
     readers = ('fromfile', '_file2dict', '_parse_lazy_import')
@@ -78,14 +74,22 @@ def explain(error: Exception, failed_lookup: dict[str, str]) -> str | None:
         rule = f'--cfg-options must fit the config, {got} for {", ".join(options)}'
         return f'{rule}; elements of lists are named by their index, from 0'
     of_lookup = isinstance(error, (AssertionError, AttributeError, KeyError, TypeError))
-    of_lookup &= not by_user or file.endswith('registry/build_functions.py')
+    of_lookup &= not by_user or places[-1][0].endswith('registry/build_functions.py')
     if failed_lookup and of_lookup:
         ((key, close),) = failed_lookup.items()
         remedy = 'install its host, or list its module in custom_imports'
         remedy = f'did you mean {close}?' if close else remedy
         return f'type must name a registered class, got {key!r}; {remedy}'
-    if by_user:
-        return None
+    return None if by_user else explain_library(error, *places[-1], running)
+
+
+def explain_library(error: Exception, file: str, line: str, running: object) -> str | None:
+    """Return one sentence for an error without code of the user.
+
+    An error of this suite, or of a model at work, needs a traceback: the place matters.
+    """
+    file, message = osp.realpath(file), message_of(error)
+    got = f'got {type(error).__name__}: {message}'
     by_us = file.startswith((TOOLS, folder_of(sys.modules['mmtoken'])))
     if by_us and isinstance(error, (ValueError, FileNotFoundError)):
         return message  # says it all

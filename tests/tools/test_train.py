@@ -448,7 +448,7 @@ def test_parameters_are_checked_before_they_are_saved(toy, by_epoch):
     """The loss of the only iteration is finite; the step after it is not."""
     text = "_base_ = 'toy_config.py'\noptim_wrapper = dict(optimizer=dict(lr=float('nan')))\n"
     options = ('train_dataloader.batch_size=4', f'default_hooks.checkpoint.by_epoch={by_epoch}')
-    with pytest.raises(UsageError, match=r'infinite values in layer\.weight, .* 1 iterations; low'):
+    with pytest.raises(UsageError, match=r'infinite values in layer\.weight, .*; lower'):
         toy.train('--no-validate', options=options, config=toy.write('nan.py', text))
     assert not list(toy.work_dir.glob('*.pth'))
 
