@@ -52,7 +52,7 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
     return cfg
 
 
-def build(cfg: Config, registry: Registry, nodes: list[dict[str, Any]]) -> list[Any]:
+def build(registry: Registry, nodes: list[dict[str, Any]]) -> list[Any]:
     """Build nodes of a config."""
     with one_sentence():
         return [registry.build(node) for node in nodes]
