@@ -219,9 +219,11 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call ``main``; print errors of usage as one sentence instead of a traceback."""
+    """Call ``main``; print errors of usage as one sentence, unless MMTOKEN_TRACEBACK is set."""
     try:
         with one_sentence():
             main()
     except UsageError as error:
+        if os.environ.get('MMTOKEN_TRACEBACK'):
+            raise
         sys.exit(f'error: {error}')

@@ -102,7 +102,8 @@ def explain_library(error: Exception, file: str, line: str, running: object) -> 
     if kind := last_local(error, ('build_from_cfg',), 'obj_type'):
         place = f'building {getattr(kind, "__name__", kind)}; {place}'
     rule = 'the config and the data must fit the classes that use them'
-    return f'{rule}, {got} ({place}); correct the config or the data'
+    remedy = 'correct the config or the data (MMTOKEN_TRACEBACK=1 shows the traceback)'
+    return f'{rule}, {got} ({place}); {remedy}'
 
 
 def last_local(error: Exception, functions: Sequence[str], name: str) -> Any:

@@ -21,7 +21,7 @@ import _models
 import mmengine
 import torch
 from _checkouts import OtherCheckout
-from _models import UsageError
+from _errors import UsageError, one_sentence
 from _parts import build_nodes
 from _speed_report import KINDS, Found, draw_times, format_growth, format_results
 from count import count
@@ -108,7 +108,7 @@ def build_rows(args: argparse.Namespace) -> Rows:
 
     def build(nodes: dict[str, dict], scope: str, compiled: bool = False) -> TimedModel:
         torch.manual_seed(0)
-        with _models.installed_hosts(scope):
+        with one_sentence():
             return TimedModel(build_nodes(nodes, scope), *options, compiled)
 
     for name, *about in wanted:
