@@ -14,9 +14,8 @@ PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3.10 python3,\
 endif
 CHOSEN := $(if $(filter command,$(origin PYTHON)),--python-chosen)
 
-# Configs to count and to compare, and the size of their images.
-BENCH ?= $(wildcard configs/demo/*.py)
-SHAPE ?= 256 192
+# The comparisons of make bench.
+BENCH ?= configs/benchmarks.yml
 
 # One thread: on a machine that does something else as well, OpenMP threads spin for each other and
 # the tests take ten times as long.
@@ -35,7 +34,7 @@ help:
 	@echo 'make test    run the fast tests, in about 5 minutes (JOBS=2 THREADS=1)'
 	@echo '             (CONFIGS=PAPER: only tests/PAPER and the contracts, for its configs)'
 	@echo 'make check   format, lint, documented arguments, then the fast tests'
-	@echo "make bench   multiply-adds and speed of configs (BENCH='CONFIG CONFIG' SHAPE='256 192')"
+	@echo 'make bench   our backbones next to plain ones: time, memory, multiply-adds (THREADS=1)'
 	@echo
 	@echo 'Each first sets up what it needs in VENV=.venv with PYTHON=python3.11 (3.10 to 3.12),'
 	@echo 'from requirements.txt (STACK=official: requirements-official.txt in .venv-official).'
@@ -63,5 +62,4 @@ check: setup
 	$(PYTEST)
 
 bench: setup
-	for config in $(BENCH); do $(PY) tools/analysis/count.py $$config --shape $(SHAPE) || exit; done
-	$(PY) tools/analysis/compare_speed.py $(BENCH) --shape $(SHAPE) --part backbone
+	OMP_NUM_THREADS=$(THREADS) $(PY) tools/analysis/bench.py $(call quoted,$(BENCH))

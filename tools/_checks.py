@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from textwrap import shorten
 
 import torch
-from _cli import UsageError, refused_keys, type_name
+from _cli import type_name
+from _errors import UsageError
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.device import get_device
@@ -31,6 +32,10 @@ CLASS_HEADS = 'bbox_head mask_head panoptic_head decode_head roi_head.bbox_head 
 
 def check_parts(cfg: Config, needed: str) -> None:
     """Raise unless the model and the split ``needed`` are there, and no other split is partial."""
+    parts = [f'{split}_{part}' for split in THIRD_FIELDS for part in ('dataloader', 'cfg')]
+    for field in ('model', 'optim_wrapper', 'default_hooks', *parts):
+        if not isinstance(cfg.get(field) or {}, dict):
+            raise UsageError(f'{field} must be a dict, got {cfg[field]!r}')
     for split, third in THIRD_FIELDS.items():
         fields = [f'{split}_dataloader', f'{split}_cfg', third]
         required = ['model', *fields] if split == needed else fields
@@ -56,7 +61,8 @@ def check_files(cfg: Config, split: str) -> None:
     """Raise unless the files of one split ('train', 'val' or 'test') exist."""
     for dataset in innermost((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
         root = dataset.get('data_root') or ''
-        images = (dataset.get('pipeline') or [{}])[0].get('backend_args')
+        first = (dataset.get('pipeline') or [{}])[0]
+        images = first.get('backend_args') if isinstance(first, dict) else None
         prefixes = {f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()}
         files = {key: dataset.get(key) for key in ('ann_file', 'bbox_file')}
         for key, path in {**prefixes, **files}.items():
@@ -108,6 +114,9 @@ def build_loop(runner: Runner, split: str) -> None:
             f'and {split}_cfg={runner.cfg[f"{split}_cfg"]}; use a smaller batch_size, '
             'drop_last=False, more epochs, or a filter_cfg and metainfo that keep more samples'
         )
+    interval = getattr(loop, 'val_interval', 1)
+    if not isinstance(interval, int) or interval < 1:
+        raise UsageError(f'train_cfg.val_interval must be 1 or more, got {interval!r}')
     if isinstance(runner.model, nn.Module):  # sharded strategies build it later
         check_classes(unwrap(runner.model), getattr(dataset, 'metainfo', {}), split)
 
@@ -205,7 +214,12 @@ class StrictLoadHook(Hook):
 
 
 class CheckStepsHook(Hook):
-    """Stop a run whose loss is not finite, or that trains nothing, before it saves a checkpoint."""
+    """Stop a run that diverges, or that trains nothing, before it saves a checkpoint."""
+
+    remedy = (
+        'lower the learning rate, clip gradients (optim_wrapper.clip_grad) or look for broken '
+        'annotations'
+    )
 
     def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Check the losses of every iteration; mmengine reads their values anyway."""
@@ -214,8 +228,17 @@ class CheckStepsHook(Hook):
         if wrong:
             raise UsageError(
                 f'the loss must be finite, got {", ".join(wrong)} in iteration {runner.iter + 1} '
-                f'(epoch {runner.epoch + 1}); lower the learning rate, clip gradients '
-                '(optim_wrapper.clip_grad) or look for broken annotations'
+                f'(epoch {runner.epoch + 1}); {self.remedy}'
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check the parameters: the step after the last loss may have made them infinite."""
+        parameters = runner.model.named_parameters()
+        wrong = [name for name, value in parameters if not value.isfinite().all()]
+        if wrong:
+            raise UsageError(
+                'parameters must be finite to be saved, got NaN or infinite values in '
+                f'{shorten(", ".join(wrong), 200)}; {self.remedy}'
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -228,11 +251,10 @@ def build_runner(cfg: Config, may_differ: Sequence[str], *splits: str) -> Runner
     """Build a runner and the loops of its splits; raise unless files, data and weights fit."""
     for split in splits:
         check_files(cfg, split)
-    with refused_keys():
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        for split in splits:
-            build_loop(runner, split)
-        if 'train' in splits and isinstance(runner, Runner):
-            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for split in splits:
+        build_loop(runner, split)
+    if 'train' in splits and isinstance(runner, Runner):
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.register_hook(StrictLoadHook(may_differ))
     return runner

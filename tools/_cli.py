@@ -7,12 +7,11 @@ import os
 import os.path as osp
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
+from _errors import UsageError, one_sentence
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS
 from mmengine.runner import FlexibleRunner, Runner
@@ -24,13 +23,33 @@ TOOL_FIELDS = {'runner_type', 'custom_imports', 'data_root', 'preprocess_cfg'}
 TOOL_FIELDS |= {'tta_model', 'tta_pipeline'}
 
 
-class UsageError(ValueError):
-    """The command or its files are wrong; the message says what to do about it."""
-
-
 def warn(message: str) -> None:
     """Print one sentence that must not be lost among the lines of the log."""
     print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
+class Options(DictAction):
+    """``KEY=VALUE ...``, refused in one sentence."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Parse the options."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError) as error:
+            reason = f'must be KEY=VALUE ..., got {" ".join(values)} ({error})'
+            raise argparse.ArgumentError(self, reason) from error
+
+
+def check_output(option: str, path: str | Path | None, *, folder: bool = False) -> None:
+    """Raise unless a file, or a folder, can be written there: now, not after hours of work."""
+    if not path:
+        return
+    path = Path(path).absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if existing.is_dir() != (folder or existing != path):
+        found = 'folder' if existing.is_dir() else 'file'
+        rule = f'{option} must name a {"folder" if folder else "file"}, got {str(path)!r}'
+        raise UsageError(f'{rule}, but {str(existing)!r} is a {found}; choose another path')
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -38,7 +57,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     text = 'override config fields, e.g. train_dataloader.batch_size=8 or key="[(a,b),(c,d)]"; '
     text += 'data_root=DIR moves all paths below the data_root of the config'
-    options = dict(nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help=text)
+    options = dict(nargs='+', action=Options, default={}, metavar='KEY=VALUE', help=text)
     parser.add_argument('--cfg-options', **options)
     return parser
 
@@ -61,22 +80,6 @@ def make_runner_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def refused_keys() -> Iterator[None]:
-    """Name the remedy where a dict of a config does not fit the base that it is merged into."""
-    known = 'child config cannot inherit|unexpected keyword argument|needs exactly the keys'
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if not re.search(known, str(error)):
-            raise
-        raise UsageError(
-            'a dict of a config keeps the keys of its base, and its class must know all of them, '
-            f'got "{shorten(str(error), 400)}"; correct the keys, or add _delete_=True to the dict'
-        ) from error
-
-
-@refused_keys()
 def read_config(path: str, options: dict[str, Any]) -> Config:
     """Read a config and apply ``--cfg-options``."""
     prepare_hosts()
@@ -105,6 +108,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = read_config(args.config, args.cfg_options | moved)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{Path(args.config).stem}'
+    check_output('--work-dir', cfg.work_dir, folder=True)
+    check_output('--show-dir', args.show_dir, folder=True)
     # mmengine's and mmpose's spelling outside the model, which --tta is going to wrap
     for field in ('data_preprocessor', 'preprocess_cfg'):
         if cfg.get(field) and cfg.get('model'):
@@ -213,9 +218,12 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         cfg.visualizer.save_dir = folder
 
 
-def run(main: Callable[[], None], errors: type | tuple[type, ...] = UsageError) -> None:
-    """Call ``main``; print errors that say it all as one sentence instead of a traceback."""
+def run(main: Callable[[], None]) -> None:
+    """Call ``main``; print errors of usage as one sentence, unless MMTOKEN_TRACEBACK is set."""
     try:
-        main()
-    except errors as error:
+        with one_sentence():
+            main()
+    except UsageError as error:
+        if os.environ.get('MMTOKEN_TRACEBACK'):
+            raise
         sys.exit(f'error: {error}')

@@ -4,7 +4,8 @@ import os.path as osp
 from pathlib import Path
 
 from _checks import read_checkpoint
-from _cli import UsageError, warn
+from _cli import warn
+from _errors import UsageError
 from mmengine.config import Config
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, find_latest_checkpoint
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import mmengine
 from _checks import build_runner, check_device, check_parts, innermost, read_checkpoint
-from _cli import UsageError, find_host, load_config, make_runner_parser, run, type_name
+from _cli import check_output, find_host, load_config, make_runner_parser, run, type_name
+from _errors import UsageError
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
@@ -67,6 +68,8 @@ def check_outputs(out: str | None, dump: str | None, host: str) -> None:
     if suffix not in (*PICKLES, '.json', *([''] if host == 'mmseg' else [])):
         allowed = 'FILE.pkl (predictions), FILE.json (metrics) or, for mmseg, a folder (masks)'
         raise UsageError(f'--out must be {allowed}, got {out!r} for {host}')
+    check_output('--out', out, folder=not suffix)
+    check_output('--dump', dump)
 
 
 def save_masks(runner: Runner, folder: str) -> None:

@@ -10,7 +10,8 @@ paths, and wrong files and checkpoints are refused before the run starts.
 import argparse
 
 from _checks import CheckStepsHook, build_runner, check_device, check_parts, read_checkpoint
-from _cli import UsageError, load_config, make_runner_parser, run, type_name
+from _cli import load_config, make_runner_parser, run, type_name
+from _errors import UsageError
 from _resume import resume, warn_of_position
 from _saving import SafeCheckpointHook
 from mmengine.config import Config

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from _errors import one_sentence
 from demo_data import write_demo_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ class Commands:
             patch.setattr(sys, 'argv', [name, *map(str, arguments), '--cfg-options', *options])
             # asks compilers for their version
             patch.setattr('mmengine.runner.runner.collect_env', dict)
-            self.load(name).main()
+            one_sentence()(self.load(name).main)()
 
 
 class Toy:

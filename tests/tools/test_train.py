@@ -443,6 +443,16 @@ def test_diverging_run_stops_before_it_saves(toy):
     assert not list(toy.work_dir.glob('*.pth'))
 
 
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_parameters_are_checked_before_they_are_saved(toy, by_epoch):
+    """The loss of the only iteration is finite; the step after it is not."""
+    text = "_base_ = 'toy_config.py'\noptim_wrapper = dict(optimizer=dict(lr=float('nan')))\n"
+    options = ('train_dataloader.batch_size=4', f'default_hooks.checkpoint.by_epoch={by_epoch}')
+    with pytest.raises(UsageError, match=r'infinite values in layer\.weight, .*; lower'):
+        toy.train('--no-validate', options=options, config=toy.write('nan.py', text))
+    assert not list(toy.work_dir.glob('*.pth'))
+
+
 def test_epoch_without_a_batch_is_not_saved():
     # a sampler that sorts samples by shape may drop them all
     with pytest.raises(UsageError, match='got an epoch without; lower batch_size'):

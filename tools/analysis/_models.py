@@ -3,32 +3,31 @@
 import argparse
 import subprocess
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, Registry, init_default_scope
-from mmengine.structures import BaseDataElement
-from torch import Tensor, nn
+from mmengine.registry import Registry
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # _cli lives beside train.py
 import _cli
 import mmtoken  # registers our models
-from _cli import UsageError, make_parser, refused_keys
+from _cli import check_output, make_parser, run
+from _errors import UsageError, one_sentence
+from _parts import build_nodes
 
-__all__ = ['UsageError', 'make_parser']  # from _cli, for the scripts here
-# their errors say it all: a small image, a wrong file
-run = partial(_cli.run, errors=(FileNotFoundError, ValueError))
+__all__ = ['UsageError', 'check_output', 'make_parser', 'run']  # for the scripts here
 
 
-def add_measuring_options(parser: argparse.ArgumentParser) -> None:
+def add_measuring_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """Add what is measured, and a file for the numbers."""
     add = parser.add_argument
-    add('--shape', type=at_least(1), nargs=2, required=True, metavar=('H', 'W'), help='in pixels')
+    often = dict(action='append') if several else {}
+    side = at_least(1)
+    add('--shape', type=side, nargs=2, required=True, metavar=('H', 'W'), help='in pixels', **often)
     add('--part', choices=['backbone', 'neck', 'model'], default='model', help='(model)')
     add('--json', type=Path, metavar='FILE', help='write all numbers as well')
 
@@ -53,46 +52,25 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
     return cfg
 
 
-def build(cfg: Config, registry: Registry, nodes: list[dict[str, Any]]) -> list[Any]:
+def build(registry: Registry, nodes: list[dict[str, Any]]) -> list[Any]:
     """Build nodes of a config."""
-    try:
-        with refused_keys():
-            return [registry.build(node) for node in nodes]
-    except (ImportError, KeyError) as error:
-        raise UsageError(
-            f'configs must be built of registered classes, got {error}; install the host '
-            f'{cfg.get("default_scope")!r}, or take a smaller --part where there is one'
-        ) from error
+    with one_sentence():
+        return [registry.build(node) for node in nodes]
+
+
+def nodes_of(cfg: Config, part: str) -> dict[str, dict[str, Any]]:
+    """Names and configs of ``'backbone'``, backbone and ``'neck'``, or the whole ``'model'``."""
+    if part == 'model':
+        return {'model': cfg.model}
+    names = ['backbone', 'neck'] if part == 'neck' and cfg.model.get('neck') else ['backbone']
+    return {name: cfg.model[name] for name in names}
 
 
 def build_part(cfg: Config, part: str) -> nn.Module:
-    """Build ``'backbone'``, backbone and ``'neck'``, or the whole ``'model'``; random weights.
-
-    All take images ``(B, C, H, W)``. Backbone and neck of this suite need no host to be installed.
-    """
-    names = ['backbone', 'neck'] if part == 'neck' and cfg.model.get('neck') else ['backbone']
-    nodes = [cfg.model[name] for name in names]
-    ours = all(isinstance(c, dict) and c.get('type') in MODELS.module_dict for c in nodes)
-    if part == 'model' or not ours:
-        init_default_scope(cfg.get('default_scope') or 'mmengine')
-    if part == 'model':
-        return take_images(*build(cfg, MODELS, [cfg.model]))
-    return nn.Sequential(OrderedDict(zip(names, build(cfg, MODELS, nodes))))
-
-
-def take_images(model: nn.Module) -> nn.Module:
-    """Let a host's model be called with images alone; it returns the raw outputs of its head."""
-    forward = model.forward
-
-    def forward_images(images: Tensor) -> Any:
-        sides = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
-        about = dict.fromkeys(sides, tuple(images.shape[2:]))
-        about.update(scale_factor=(1.0, 1.0), flip=False)
-        samples = [BaseDataElement(metainfo=about) for _ in range(len(images))]
-        return forward(images, samples, mode='tensor')
-
-    model.forward = forward_images
-    return model
+    """Build a part of a model, see :func:`nodes_of`, with random weights."""
+    scope = cfg.get('default_scope') or 'mmengine'
+    with one_sentence():
+        return build_nodes(nodes_of(cfg, part), scope)
 
 
 def image_channels(model: nn.Module) -> int:

@@ -38,8 +38,8 @@ class View:
             steps, pack = [dict(type='mmcv.LoadImageFromFile')], [_pack]
         self._takes_box = any(step['type'] == 'GetBBoxCenterScale' for step in steps)
         self._is_rgb = preprocessor.get('bgr_to_rgb', False)
-        self._pipeline = Compose([*build(cfg, TRANSFORMS, steps), *pack])
-        self._preprocessor = build(cfg, MODELS, [preprocessor])[0]
+        self._pipeline = Compose([*build(TRANSFORMS, steps), *pack])
+        self._preprocessor = build(MODELS, [preprocessor])[0]
 
     @torch.no_grad()
     def __call__(self, path: Path, box: Sequence[float] | None = None) -> tuple[Tensor, np.ndarray]:

@@ -78,6 +78,7 @@ def format_report(about: dict[str, Any], found: Complexity) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Count, print, and write what was asked for."""
     args = parse_args(argv)
+    _models.check_output('--json', args.json)
     model = _models.build_part(_models.read_config(args.config, args.cfg_options), args.part).eval()
     found = count(model, tuple(args.shape), args.convention)
     papers = published_modules(model) if args.convention == 'original' else []

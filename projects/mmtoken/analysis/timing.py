@@ -1,7 +1,8 @@
 """Compare the speed and memory of models, side by side in one run.
 
 Models take turns (A B A B ...), so that a change of the machine's speed affects all of them.
-Medians and quartiles are robust to interruptions, which only add time.
+Medians and quartiles are robust to interruptions, which only add time. This file imports PyTorch
+alone: another checkout's models are timed by it as well.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
+
+CPU = torch.device('cpu')
+PRODUCT = 1024  # rows and columns of the matrices whose product is the yardstick
 
 
 @dataclass(frozen=True)
@@ -25,27 +29,42 @@ class Summary:
     """Times of one call in milliseconds.
 
     Args:
-        times: One per round.
+        wall: Elapsed times, one per round.
+        cpu: Times that all threads of the process were busy, one per round.
     """
 
-    times: tuple[float, ...]
+    wall: tuple[float, ...]
+    cpu: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """Median time."""
-        return statistics.median(self.times)
+        """Median elapsed time."""
+        return statistics.median(self.wall)
+
+    @property
+    def cpu_median(self) -> float:
+        """Median CPU time."""
+        return statistics.median(self.cpu)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """First and third quartile."""
-        if len(self.times) == 1:
-            return self.times[0], self.times[0]
-        low, _, high = statistics.quantiles(self.times, n=4, method='inclusive')
+        """First and third quartile of the elapsed times."""
+        if len(self.wall) == 1:
+            return self.wall[0], self.wall[0]
+        low, _, high = statistics.quantiles(self.wall, n=4, method='inclusive')
         return low, high
 
-    def ratio(self, reference: Summary) -> float:
-        """Median over the rounds of this time divided by that of the reference."""
-        return statistics.median(a / b for a, b in zip(self.times, reference.times))
+    def ratio(self, reference: Summary, clock: str = 'wall') -> float:
+        """Median over the rounds of this ``'wall'`` or ``'cpu'`` time over the reference's."""
+        pairs = zip(getattr(self, clock), getattr(reference, clock))
+        return statistics.median(a / b for a, b in pairs)
+
+
+def growth(sizes: Sequence[float], times: Sequence[float]) -> float:
+    """Exponent p of ``time ~ size ** p``, by least squares of the logarithms."""
+    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (sizes, times))
+    x = x - x.mean()
+    return float((x * y).sum() / x.square().sum())
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
@@ -82,37 +101,92 @@ def largest_difference(outputs: Any, reference: Any) -> float:
     return float('nan') if any(d != d for d in differences) else max(differences, default=0.0)
 
 
-@dataclass(frozen=True)
-class Workload:
-    """What every model is timed with.
+class Timed(Protocol):
+    """What takes part in a comparison, in this process or in another one."""
+
+    def time(self, kind: str, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Elapsed and CPU milliseconds of one call of a kind on images of a shape."""
+
+
+class TimedModel:
+    """A model with its calls: ``'forward'`` (inference) and ``'train'`` (a step, no optimizer).
 
     Args:
-        images: ``(B, C, H, W)`` on the device of the models.
+        model: Takes images ``(B, C, H, W)``.
+        device: Where the model is.
         dtype: ``torch.float32``, or a lower precision to run under autocast.
+        compiled: Compile the model, as one graph.
     """
 
-    images: Tensor
-    dtype: torch.dtype = torch.float32
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device = CPU,
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+    ) -> None:
+        self.model, self.device, self.dtype = model.to(device), device, dtype
+        self.compiled = compiled
+        self.call = torch.compile(self.model, fullgraph=True) if compiled else self.model
+        self._images: Tensor = torch.empty(0)
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.images.device.type, dtype=self.dtype)
-
-    @torch.no_grad()
-    def forward(self, model: nn.Module) -> Any:
-        """Inference, in eval mode."""
-        model.eval()
-        with self._autocast():
-            return model(self.images)
-
-    def train(self, model: nn.Module) -> None:
-        """Forward and backward pass in train mode; no optimizer."""
-        model.train()
-        model.zero_grad(set_to_none=True)
-        with self._autocast():
-            outputs = model(self.images)
+    def _run(self, kind: str, images: Tensor) -> Any:
+        autocast = contextlib.nullcontext()
+        if self.dtype != torch.float32:
+            autocast = torch.autocast(self.device.type, dtype=self.dtype)
+        self.model.train(kind == 'train')
+        if kind == 'forward':
+            with torch.no_grad(), autocast:
+                return self.call(images)
+        self.model.zero_grad(set_to_none=True)
+        with autocast:
+            outputs = self.call(images)
         mean_square(outputs).backward()
+        return None
+
+    def images(self, shape: tuple[int, ...]) -> Tensor:
+        """Random images of a shape, the same in every process."""
+        if self._images.shape != shape:
+            generator = torch.Generator().manual_seed(0)
+            self._images = torch.randn(shape, generator=generator).to(self.device)
+        return self._images
+
+    def outputs(self, shape: tuple[int, ...]) -> list[Tensor]:
+        """Return the tensors that a forward pass returns, on the CPU."""
+        return [tensor.cpu() for tensor in output_tensors(self._run('forward', self.images(shape)))]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of the weights, on the CPU."""
+        return {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Take weights; RuntimeError if they do not fit."""
+        self.model.load_state_dict(weights)
+
+    def time(self, kind: str, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Elapsed and CPU milliseconds of one call; its result is freed within the timed span."""
+        images = self.images(shape)
+        return measure_time(lambda: self._run(kind, images), self.device)
+
+    def peak(self, kind: str, shape: tuple[int, ...]) -> int:
+        """Peak memory of one call, see :func:`peak_memory`."""
+        images = self.images(shape)
+        self.model.zero_grad(set_to_none=True)
+        return peak_memory(lambda: self._run(kind, images), self.device)
+
+
+class MatrixProduct:
+    """The yardstick: a bare product of two square matrices."""
+
+    macs = PRODUCT**3
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.factor = torch.ones(PRODUCT, PRODUCT, dtype=dtype, device=device)
+
+    def time(self, kind: str, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Elapsed and CPU milliseconds of one product."""
+        return measure_time(lambda: self.factor @ self.factor, self.device)
 
 
 def _synchronize(device: torch.device) -> None:
@@ -120,36 +194,44 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def time_interleaved(
-    calls: Mapping[str, Callable[[], Any]],
+def measure_time(call: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """Elapsed and CPU milliseconds of a call; the device is synchronized before and after it."""
+    _synchronize(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    _synchronize(device)
+    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
+
+
+def take_turns(
+    rows: Mapping[str, Timed],
+    kind: str,
+    shape: tuple[int, ...],
     rounds: int,
     warmup: int,
-    device: torch.device,
-    on_round: Callable[[int], None] = lambda done: None,
+    on_round: Callable[[], Any] = lambda: None,
 ) -> dict[str, Summary]:
-    """Time calls in turns.
+    """Time rows in turns.
 
     Args:
-        calls: Name to call; its result is freed within the timed span.
+        rows: Name to what is timed.
+        kind: ``'forward'`` or ``'train'``.
+        shape: Of the images, ``(B, C, H, W)``.
         rounds: Timed calls of each.
         warmup: Untimed calls of each before that.
-        device: Synchronized before and after every call.
-        on_round: Called with the number of finished rounds, warm-up included.
+        on_round: Called after every round, warm-up included.
 
     Returns:
         Name to times.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
     for done in range(warmup + rounds):
-        for name, call in calls.items():
-            _synchronize(device)
-            start = time.perf_counter()
-            call()
-            _synchronize(device)
+        for name, row in rows.items():
+            found = row.time(kind, shape)
             if done >= warmup:
-                times[name].append(1e3 * (time.perf_counter() - start))
-        on_round(done + 1)
-    return {name: Summary(tuple(values)) for name, values in times.items()}
+                times[name].append(found)
+        on_round()
+    return {name: Summary(*zip(*values)) for name, values in times.items()}
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
