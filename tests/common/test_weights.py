@@ -193,6 +193,22 @@ def test_unreadable_file_is_one_sentence_and_runs_nothing(tmp_path, content, rea
     assert not Trap.fired
 
 
+@pytest.mark.filterwarnings('error')
+def test_archives_of_other_frameworks_are_named_with_the_way_to_convert_them(tmp_path):
+    np.savez(tmp_path / 'B_16.npz', **{'embedding/kernel': np.ones((2, 2, 3, 4), np.float32)})
+    with pytest.raises(ValueError, match=r'archive of numpy arrays, .* timm.create_model\(NAME, '):
+        read_checkpoint(tmp_path / 'B_16.npz')
+    layer = nn.Linear(2, 3)
+    torch.jit.trace(layer, torch.ones(1, 2)).save(str(tmp_path / 'program.pt'))
+    with pytest.raises(ValueError, match=r'TorchScript archive; save torch.jit.load\(FILE, .* '):
+        read_checkpoint(tmp_path / 'program.pt')
+    # as the message says
+    saved = torch.jit.load(tmp_path / 'program.pt', map_location='cpu').state_dict()
+    torch.save(saved, tmp_path / 'weights.pth')
+    read = read_state_dict(tmp_path / 'weights.pth')
+    assert read.keys() == saved.keys() and torch.equal(read['weight'], layer.weight)
+
+
 def test_runner_checkpoint_is_read_and_the_allow_list_is_as_before(save, no_safe_globals):
     hub = MessageHub.get_instance('test_weights')
     hub.update_scalar('train/loss', np.float32(0.5))

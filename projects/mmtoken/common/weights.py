@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,7 +126,9 @@ def _load_safetensors(data: bytes) -> dict[str, Tensor]:
 
 
 def _load_torch(data: bytes) -> Any:
-    with safe_globals():
+    with safe_globals(), warnings.catch_warnings():
+        # torch says that it runs such a file, which weights_only forbids
+        warnings.filterwarnings('ignore', '.*TorchScript archive', UserWarning)
         return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
 
 
@@ -181,7 +184,17 @@ def read_checkpoint(path: str | Path) -> dict:
 def _unreadable(path: str, writer: str, error: Exception) -> ValueError:
     text = re.sub(r'\x1b\[\d*m', '', str(error))  # torch prints in bold
     pickled = re.search(r"(?:GLOBAL |<class '|function )([\w.]+)", text)
-    if pickled:
+    if path.endswith('.npz'):
+        reason = (
+            'it is an archive of numpy arrays, as models of JAX are released; load it with '
+            'timm.create_model(NAME, checkpoint_path=FILE) and save the state_dict of that model'
+        )
+    elif 'TorchScript' in text:
+        reason = (
+            "it is a TorchScript archive; save torch.jit.load(FILE, map_location='cpu')"
+            '.state_dict() with torch.save'
+        )
+    elif pickled:
         reason = f'it holds a pickled {pickled[1]}; re-save only its state_dict'
     else:
         reason = (
