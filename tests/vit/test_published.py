@@ -1,11 +1,15 @@
-"""Parameters of every released size, and multiply-adds by hand and as published."""
+"""Parameters and multiply-adds of every released size as published, and multiply-adds by hand."""
+
+import operator
 
 import pytest
 import torch
 from mmengine.registry import MODELS
 from mmtoken import PlainViT
 from mmtoken.analysis.counting import count_complexity
+from mmtoken.analysis.operations import results_of_calls
 from mmtoken.analysis.published import count_as_published
+from torch import nn
 from vit.smallest import TINY, VITDET
 
 ARCH = ('embed_dims', 'depth', 'num_heads', 'hidden_dim')
@@ -120,15 +124,55 @@ def test_parameters(name):
 
 
 @pytest.mark.parametrize(
-    'name, side, published',
-    [('small', 224, 4.6), ('base', 224, 17.5), ('base', 384, 55.4)] + [('large', 384, 190.7)],
+    ('arguments', 'published'),
+    [
+        (dict(arch='tiny'), 1_258_219_200),
+        (dict(arch='small'), 4_607_954_304),
+        (dict(arch='base'), 17_581_972_224),
+        (dict(arch='base', img_size=384), 55_538_974_464),
+        (dict(arch='base', img_size=384, patch_size=32), 13_056_716_544),
+        (dict(arch='large', img_size=384), 191_210_034_176),
+    ],
 )
-def test_published_multiply_adds(name, side, published):
-    """DeiT and ViT in Table 1 of Swin (arXiv:2103.14030), which leaves the class token out."""
-    model = on_meta(arch=name, img_size=side, class_token=False)
-    counted = count(model, side, side)
-    assert round(counted.total_macs / 1e9, 1) == published
+def test_multiply_adds_of_mmpretrain(arguments, published):
+    """``FLOPs`` of DeiT and ViT in its metafiles, without the classifier: equal to the last one."""
+    assert with_norms(on_meta(**arguments), arguments.get('img_size', 224)) == published
+
+
+def test_multiply_adds_of_dinov2_giant():
+    """1784 G in the metafile of mmpretrain."""
+    assert round(with_norms(on_meta(arch='giant', **DINOV2), 518) / 1e9) == 1784
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'weights', 'published'),
+    [
+        (dict(arch='base'), 'ViT_B_16_Weights.IMAGENET1K_V1', 17.564),
+        (dict(arch='base', patch_size=32), 'ViT_B_32_Weights.IMAGENET1K_V1', 4.409),
+        (dict(arch='large'), 'ViT_L_16_Weights.IMAGENET1K_V1', 61.555),
+        (dict(arch='large', patch_size=32), 'ViT_L_32_Weights.IMAGENET1K_V1', 15.378),
+        (dict(arch='huge', patch_size=14), 'ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1', 167.295),
+    ],
+)
+def test_multiply_adds_of_torchvision(arguments, weights, published):
+    """In the metadata of its weights; the classifier of 1000 classes is counted there."""
+    models = pytest.importorskip('torchvision.models')
+    model = on_meta(**arguments)
+    counted = count(model, 224, 224)
+    assert round((counted.total_macs + model.out_channels[0] * 1000) / 1e9, 3) == published
+    assert operator.attrgetter(weights)(models).meta['_ops'] == published
     assert counted.uncounted == ()
+
+
+def with_norms(model, side):
+    """Multiply-adds, and 5 per number in a layer norm, as mmengine and fvcore count."""
+    formula = {nn.LayerNorm: lambda _norm, args, _out: 5 * args[0].numel()}
+    with results_of_calls(model, formula) as calls:
+        counted = count(model, side, side)
+    # the norm of the output is called for the patches only, originally for the class token as well
+    (normed,) = calls.pop('norm')
+    last = normed + 5 * model.num_prefix * model.out_channels[0]
+    return counted.total_macs + sum(map(sum, calls.values())) + last
 
 
 def test_attention_of_vitdet_by_hand():

@@ -7,6 +7,7 @@ of w * w positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common.attention import attend, merge_heads, split_heads
-from ..common.checks import HW
+from ..common.checks import HW, check_int
 from ..common.windows import WindowOrder, join_windows
 from .relative_position import append_positions
 from .rope import Rotation, rotate
@@ -131,3 +132,27 @@ def cut_windows(x: Tensor, order: WindowOrder, padding: Tensor) -> Tensor:
     if len(order.padding):
         windows[:, order.padding] = padding
     return windows.unflatten(1, (-1, order.window_size**2)).flatten(0, 1)
+
+
+def check_windows(indexes: Sequence[int], window_size: int, depth: int) -> tuple[int, ...]:
+    """Return the indices of blocks with windows; raise unless they are different and exist."""
+    check_int('window_size', window_size)
+    indexes = tuple(indexes) if isinstance(indexes, Sequence) else (indexes,)
+    for index in indexes:
+        check_int('window_block_indexes', index, 0)
+    if len(set(indexes)) < len(indexes) or max(indexes, default=0) >= depth:
+        raise ValueError(
+            f'window_block_indexes must be different blocks in [0, {depth - 1}], got {indexes}'
+        )
+    return indexes
+
+
+def check_windows_fit(window_size: int, *sides: int) -> None:
+    """Raise if windows are larger than the maps that a model was made for; 0 is no map."""
+    side = max(sides)
+    if side and window_size > side:
+        raise ValueError(
+            f'window_size must be at most the side of the map, got {window_size=} for '
+            f'{side}x{side} patches; make it smaller, or leave window_block_indexes empty for '
+            'global attention'
+        )

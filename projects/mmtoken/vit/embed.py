@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..common.backbone import Backbone
-from ..common.checks import HW
+from ..common.checks import HW, check_bool, check_int, check_range
 from ..common.layers import to_tokens
 
 PROBE = 256  # side in pixels of the image that a stem is probed with
@@ -30,7 +30,7 @@ class PatchEmbed(BaseModule):
     Args:
         in_channels: Channels of the image.
         dim: D.
-        patch_size: P; in pixels, with a stem in cells of its map.
+        patch_size: P; in pixels, with a stem in cells of its map. None for 16 pixels or 1 cell.
         bias: Whether the convolution has a bias.
         stem: Config of a registered backbone that returns one map; see :func:`build_stem`.
 
@@ -41,9 +41,12 @@ class PatchEmbed(BaseModule):
     """
 
     def __init__(
-        self, in_channels: int, dim: int, patch_size: int, bias: bool, stem: dict | None
+        self, in_channels: int, dim: int, patch_size: int | None, bias: bool, stem: dict | None
     ) -> None:
         super().__init__()
+        if patch_size is None:
+            patch_size = 16 if stem is None else 1
+        check_int('patch_size', patch_size)
         self.backbone, channels, stride = None, in_channels, 1
         if stem is not None:
             self.backbone, channels, stride = build_stem(stem, in_channels)
@@ -111,6 +114,25 @@ def _probe(model: nn.Module, in_channels: int) -> tuple[Tensor, ...]:
 def as_tuple(maps: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Outputs of a backbone, some of which return a single map as it is."""
     return (maps,) if isinstance(maps, Tensor) else tuple(maps)
+
+
+def patches_per_side(name: str, pixels: int | None, stride: int) -> int:
+    """Patches per side of the images that the argument ``name`` is for; 0 if it is None."""
+    if pixels is None:
+        return 0
+    check_int(name, pixels)
+    if pixels % stride:
+        raise ValueError(
+            f'{name} must be a multiple of patch_size, times the stride of a stem, got '
+            f'{name}={pixels} and patches of {stride} pixels'
+        )
+    return pixels // stride
+
+
+def check_resizing(pos_antialias: bool, pos_offset: float) -> None:
+    """Raise unless both arguments of the rule by which positions are resized are valid."""
+    check_bool('pos_antialias', pos_antialias)
+    check_range('pos_offset', pos_offset, 0, 1)
 
 
 def resize_positions(

@@ -6,32 +6,23 @@ Parameter names are those of timm's ``VisionTransformer``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..common.backbone import Backbone, resolve_arch
-from ..common.checks import (
-    HW,
-    check_bool,
-    check_choice,
-    check_divides,
-    check_int,
-    check_range,
-)
+from ..common.checks import HW, check_bool, check_choice, check_int
 from ..common.layers import drop_path_rates, init_vit_weights, to_map
 from ..common.recorder import is_recording_attention, last_attention, record
 from ..common.strict_load import State
 from ..common.windows import window_order
-from .attention import Attention, Grid
-from .block import Block
+from .attention import Grid, check_windows, check_windows_fit
+from .block import Block, BlockOptions
 from .conventions import convert, resize
-from .embed import PatchEmbed, resize_positions
+from .embed import PatchEmbed, check_resizing, patches_per_side, resize_positions
 from .maps import BlockAttention
-from .mlp import ACTIVATIONS, ViTMlp
-from .rope import FORMS, make_rotation
+from .rope import check_rope, make_rotation
 
 ARCHS = {
     'tiny': dict(embed_dims=192, depth=12, num_heads=3, hidden_dim=768),
@@ -135,80 +126,74 @@ class PlainViT(Backbone):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        spec = _resolve(arch)
-        depth, dim, heads = spec['depth'], spec['embed_dims'], spec['num_heads']
-        out_indices = _count_from_start(out_indices, depth)
-        super().__init__(depth, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
-        if patch_size is None:
-            patch_size = 16 if stem is None else 1
+        spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
+        depth, dim = spec.pop('depth'), spec['embed_dims']
+        check_int('depth', depth)
         if mlp is None:
             mlp = 'swiglu' if arch == 'giant' else 'gelu'
-        flags = dict(pos_antialias=pos_antialias, class_token=class_token, pre_norm=pre_norm)
-        flags.update(mlp_norm=mlp_norm, attn_norm=attn_norm, resample_patches=resample_patches)
-        for name, flag in flags.items():
-            check_bool(name, flag)
-        check_int('patch_size', patch_size)
-        check_int('num_registers', num_registers, 0)
+        options = BlockOptions(
+            **spec,
+            mlp=mlp,
+            mlp_norm=mlp_norm,
+            attn_norm=attn_norm,
+            norm_eps=norm_eps,
+            layer_scale=layer_scale,
+            has_key_bias=rope is None,
+        )
+        check_rope(rope, options.head_dim, img_size, rel_pos_size)
+        window_blocks = check_windows(window_block_indexes, window_size, depth)
+        patches_only = bool(window_blocks) or rel_pos_size is not None
+        _check_tokens(class_token, num_registers, out_type, patches_only)
+        check_resizing(pos_antialias, pos_offset)
+        check_bool('resample_patches', resample_patches)
+        check_bool('pre_norm', pre_norm)
         check_int('in_channels', in_channels)
-        check_int('window_size', window_size)
-        check_range('pos_offset', pos_offset, 0, 1)
-        check_range('norm_eps', norm_eps, 0, 1, ends='()')
-        check_choice('mlp', mlp, ACTIVATIONS)
-        check_choice('rope', rope, (None, *FORMS))
-        check_choice('out_type', out_type, ('map', 'class'))
         check_choice('out_norm', out_norm, ('all', 'last', 'none'))
-        if layer_scale is not None:
-            check_range('layer_scale', layer_scale)
-        window_blocks = _check_window_blocks(window_block_indexes, depth)
-        num_prefix = class_token + num_registers
-        _check_tokens(out_type, class_token, num_prefix, window_blocks, rel_pos_size)
-        _check_rope(rope, img_size, rel_pos_size, dim // heads)
+        out_indices = _count_from_start(out_indices, depth)
+        super().__init__(depth, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
 
         self.in_channels = in_channels
-        self.num_prefix = num_prefix
+        self.num_prefix = class_token + num_registers
         self.pos_antialias, self.pos_offset = pos_antialias, pos_offset
         self.resample_patches = resample_patches
-        self.rope, self.head_dim = rope, dim // heads
+        self.rope, self.head_dim = rope, options.head_dim
         self.out_type, self.out_norm = out_type, out_norm
         self.window_size = window_size if window_blocks else 0
-        norm = partial(nn.LayerNorm, eps=norm_eps)
 
         self.patch_embed = PatchEmbed(in_channels, dim, patch_size, not pre_norm, stem)
         self.stride = self.patch_embed.stride
         self.out_channels = (dim,) * len(self.out_indices)
         self.out_strides = (self.stride,) * len(self.out_indices)
-        self.cls_token = _tokens(1, dim) if class_token else None
-        self.reg_token = _tokens(num_registers, dim) if num_registers else None
-        self.pos_embed = None
-        if img_size is not None:
-            self.pos_side = _side('img_size', img_size, self.stride)
-            self.pos_embed = _tokens(self.pos_side**2, dim)
-        self.norm_pre = norm(dim) if pre_norm else nn.Identity()
+        self.pos_side = patches_per_side('img_size', img_size, self.stride)
+        rel_pos_side = patches_per_side('rel_pos_size', rel_pos_size, self.stride)
+        check_windows_fit(self.window_size, self.pos_side, rel_pos_side)
+        self.cls_token = _tokens(int(class_token), dim)
+        self.reg_token = _tokens(num_registers, dim)
+        self.pos_embed = _tokens(self.pos_side**2, dim)
+        self.norm_pre = options.norm(dim, pre_norm)
         self.stage_modules.append(['patch_embed', *PREFIX, 'pos_embed', 'norm_pre'])
-
-        global_side = 0
-        if rel_pos_size is not None:
-            global_side = _side('rel_pos_size', rel_pos_size, self.stride)
-        if window_blocks:
-            _check_window(window_size, self.stride, img_size, rel_pos_size)
-        built = max(self.out_indices) + 1
         (rates,) = drop_path_rates(drop_path_rate, (depth,))
-        self.blocks = nn.ModuleList()
-        for index in range(built):
-            window = window_size if index in window_blocks else 0
-            side = global_side and (window or global_side)
-            attn = Attention(
-                dim, heads, norm(dim) if attn_norm else nn.Identity(), rope is None, window, side
-            )
-            hidden = spec['hidden_dim']
-            hidden_norm = norm(hidden) if mlp_norm else nn.Identity()
-            feed_forward = ViTMlp(dim, hidden, mlp, hidden_norm)
-            self.blocks.append(Block(dim, attn, feed_forward, norm_eps, layer_scale, rates[index]))
-            self.stage_modules.append(self.stage_names(index + 1))
-        self.depths = (1,) * built
-        self.norm = norm(dim) if any(map(self._is_normed, self.out_indices)) else None
-        self.blocks.apply(init_vit_weights)
+        self._build_blocks(options, rates, window_blocks, rel_pos_side)
+        is_normed = any(map(self._is_normed, self.out_indices))
+        self.norm = options.norm(dim) if is_normed else None
         self.finish()
+
+    def _build_blocks(
+        self,
+        options: BlockOptions,
+        rates: Sequence[float],
+        window_blocks: Sequence[int],
+        rel_pos_side: int,
+    ) -> None:
+        """Blocks up to the last one that is returned; a window has its own, smaller tables."""
+        self.depths = (1,) * (max(self.out_indices) + 1)
+        self.blocks = nn.ModuleList()
+        for index in range(len(self.depths)):
+            window = self.window_size if index in window_blocks else 0
+            side = rel_pos_side and (window or rel_pos_side)
+            self.blocks.append(Block(options, window, side, rates[index]))
+            self.stage_modules.append(self.stage_names(index + 1))
+        self.blocks.apply(init_vit_weights)
 
     def run_stages(self, image: Tensor) -> list[tuple[Tensor, HW] | None]:
         """Return the tokens after each block of ``out_indices``, and the sides of the map."""
@@ -282,15 +267,10 @@ class PlainViT(Backbone):
         record(BlockAttention(number, grid.hw, self.stride, weights, has_class_token, order))
 
 
-def _resolve(arch: str | dict) -> dict:
-    spec = resolve_arch(arch, ARCHS, tuple(ARCHS['tiny']))
-    check_divides('num_heads', spec['num_heads'], 'embed_dims', spec['embed_dims'])
-    check_int('depth', spec['depth'])
-    check_int('hidden_dim', spec['hidden_dim'])
-    return spec
-
-
-def _tokens(count: int, dim: int) -> nn.Parameter:
+def _tokens(count: int, dim: int) -> nn.Parameter | None:
+    """Learned tokens or positions; None for none."""
+    if not count:
+        return None
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, count, dim), std=0.02))
 
 
@@ -302,70 +282,16 @@ def _count_from_start(out_indices: Sequence[int], depth: int) -> Sequence[int]:
         return out_indices
 
 
-def _side(name: str, pixels: int, stride: int) -> int:
-    """Patches per side of an image."""
-    check_int(name, pixels)
-    if pixels % stride:
-        raise ValueError(
-            f'{name} must be a multiple of patch_size, times the stride of a stem, got '
-            f'{name}={pixels} and patches of {stride} pixels'
-        )
-    return pixels // stride
-
-
-def _check_window_blocks(indexes: Sequence[int], depth: int) -> tuple[int, ...]:
-    indexes = tuple(indexes) if isinstance(indexes, Sequence) else (indexes,)
-    for index in indexes:
-        check_int('window_block_indexes', index, 0)
-    if len(set(indexes)) < len(indexes) or max(indexes, default=0) >= depth:
-        raise ValueError(
-            f'window_block_indexes must be different blocks in [0, {depth - 1}], got {indexes}'
-        )
-    return indexes
-
-
-def _check_window(
-    window_size: int, stride: int, img_size: int | None, rel_pos_size: int | None
-) -> None:
-    """Raise if a window is larger than the map of the images that the model was made for."""
-    sides = [size // stride for size in (img_size, rel_pos_size) if size is not None]
-    if sides and window_size > max(sides):
-        raise ValueError(
-            f'window_size must be at most the side of the map, got {window_size=} for '
-            f'{max(sides)}x{max(sides)} patches; make it smaller, or leave window_block_indexes '
-            'empty for global attention'
-        )
-
-
-def _check_tokens(
-    out_type: str,
-    class_token: bool,
-    num_prefix: int,
-    window_blocks: Sequence[int],
-    rel_pos_size: int | None,
-) -> None:
+def _check_tokens(class_token: bool, num_registers: int, out_type: str, patches_only: bool) -> None:
+    """Raise unless the tokens before the patches fit the output and the kinds of attention."""
+    check_bool('class_token', class_token)
+    check_int('num_registers', num_registers, 0)
+    check_choice('out_type', out_type, ('map', 'class'))
     if out_type == 'class' and not class_token:
         raise ValueError("out_type='class' needs class_token=True, got class_token=False")
-    if num_prefix and (window_blocks or rel_pos_size is not None):
+    if patches_only and class_token + num_registers:
         raise ValueError(
             'window_block_indexes and rel_pos_size need class_token=False and num_registers=0, '
-            f'because only patches have a place in a window, got {num_prefix} other tokens'
-        )
-
-
-def _check_rope(
-    rope: str | None, img_size: int | None, rel_pos_size: int | None, head_dim: int
-) -> None:
-    if rope == 'dinov3' and img_size is not None:
-        raise ValueError(
-            f"rope='dinov3' replaces absolute positions and needs img_size=None, got {img_size=}"
-        )
-    if rope is not None and rel_pos_size is not None:
-        raise ValueError(
-            f'rope must be None in a model with relative positions, got {rope=} and {rel_pos_size=}'
-        )
-    if rope is not None and head_dim % 4:
-        raise ValueError(
-            f'rope needs heads with a multiple of 4 channels, got embed_dims / num_heads = '
-            f'{head_dim}'
+            'because only patches have a place in a window, got '
+            f'{class_token + num_registers} other tokens'
         )

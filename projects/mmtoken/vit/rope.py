@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..common.checks import HW
+from ..common.checks import HW, check_choice
 
 FORMS = ('dinov3', 'eva02')
 EVA_GRID = 16  # coordinates run from 0 to 16, whatever the size of the map
@@ -39,6 +39,26 @@ class Rotation:
     cos: Tensor
     sin: Tensor
     interleaved: bool
+
+
+def check_rope(
+    rope: str | None, head_dim: int, img_size: int | None, rel_pos_size: int | None
+) -> None:
+    """Raise unless rotary positions fit the heads and the other positions of a model."""
+    check_choice('rope', rope, (None, *FORMS))
+    if rope == 'dinov3' and img_size is not None:
+        raise ValueError(
+            f"rope='dinov3' replaces absolute positions and needs img_size=None, got {img_size=}"
+        )
+    if rope is not None and rel_pos_size is not None:
+        raise ValueError(
+            f'rope must be None in a model with relative positions, got {rope=} and {rel_pos_size=}'
+        )
+    if rope is not None and head_dim % 4:
+        raise ValueError(
+            f'rope needs heads with a multiple of 4 channels, got embed_dims / num_heads = '
+            f'{head_dim}'
+        )
 
 
 def make_rotation(
