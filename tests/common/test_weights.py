@@ -193,14 +193,14 @@ def test_unreadable_file_is_one_sentence_and_runs_nothing(tmp_path, content, rea
     assert not Trap.fired
 
 
-@pytest.mark.filterwarnings('error')
+@pytest.mark.filterwarnings('error::UserWarning')
 def test_archives_of_other_frameworks_are_named_with_the_way_to_convert_them(tmp_path):
     np.savez(tmp_path / 'B_16.npz', **{'embedding/kernel': np.ones((2, 2, 3, 4), np.float32)})
     with pytest.raises(ValueError, match=r'archive of numpy arrays, .* timm.create_model\(NAME, '):
         read_checkpoint(tmp_path / 'B_16.npz')
     layer = nn.Linear(2, 3)
     torch.jit.trace(layer, torch.ones(1, 2)).save(str(tmp_path / 'program.pt'))
-    with pytest.raises(ValueError, match=r'TorchScript archive; save torch.jit.load\(FILE, .* '):
+    with pytest.raises(ValueError, match=r'TorchScript archive; save torch.jit.load\(FILE, '):
         read_checkpoint(tmp_path / 'program.pt')
     # as the message says
     saved = torch.jit.load(tmp_path / 'program.pt', map_location='cpu').state_dict()

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 from maxvit.smallest import TINY
 from mmtoken import MaxViT
-from mmtoken.analysis.maps import draw_maps, record_backbone
+from mmtoken.analysis.maps import draw_maps, draw_picture, record_backbone
 from mmtoken.maxvit import reference
 from mmtoken.maxvit.maps import GroupAttention
 
@@ -78,6 +79,18 @@ def test_pictures_are_drawn(randomize):
     assert set(drawn) == groups | heats | {
         f'stage3_block1_{k}_attention' for k in ('block', 'grid')
     }
+
+
+def test_pictures_of_a_clicked_pixel(recorder):
+    """Only its cell and its group are coloured."""
+    one, image = find(recorder, 1, 'grid'), np.full((45, 75, 3), 90, np.uint8)
+    cell = (22 // one.stride, 38 // one.stride)
+    drawn = draw_picture(one.group_of(cell), image, (45, 75))[-45:]
+    labels = one.group_of(cell).labels
+    hues = {tuple(drawn[4 * y + 2, 4 * x + 2]) for y, x in (labels == 1).nonzero().tolist()}
+    assert len(hues) == 1 and tuple(drawn[22, 38]) not in hues and tuple(drawn[2, 2]) not in hues
+    sheet = draw_picture(one.attention_of(0, cell), image, (45, 75))
+    assert sheet.dtype == np.uint8 and sheet.shape[1] > 2 * 75  # a map per head
 
 
 def test_invalid_cells_and_missing_attention():

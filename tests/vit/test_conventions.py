@@ -224,6 +224,31 @@ def vitdet_mmdet(state):
     }
 
 
+def vitdet_alone(state):
+    found = {key.removeprefix('backbone.'): value for key, value in vitdet_mmdet(state).items()}
+    return {k: v for k, v in found.items() if not k.startswith(('neck.', 'roi_head.'))}
+
+
+def clip_mmpretrain(state):
+    names = (
+        ('patch_embed.proj', 'patch_embed.projection'),
+        ('norm_pre', 'pre_norm'),
+        ('blocks.', 'layers.'),
+        ('.norm1', '.ln1'),
+        ('.norm2', '.ln2'),
+        ('mlp.fc1', 'ffn.layers.0.0'),
+        ('mlp.fc2', 'ffn.layers.1'),
+    )
+    found = rename(unfold(state), *names)
+    return {
+        'backbone.' + ('ln1' + k[4:] if k.startswith('norm.') else k): v for k, v in found.items()
+    }
+
+
+def without_key_bias(state):
+    return split(unfold(state), 'attn.qkv.bias', ('attn.q_bias', None, 'attn.v_bias'))
+
+
 def chunks(state):
     """As sharded training writes blocks, two to a chunk."""
     names = {i: f'blocks.{i // 2}.{i}.' for i in range(4)}
@@ -287,6 +312,12 @@ RELEASES = {
         {k: v for k, v in VITDET.items() if k not in ('type', 'arch')} | dict(norm_eps=1e-5),
         vitdet_mmdet,
     ),
+    'ViTDet': ({k: v for k, v in VITDET.items() if k not in ('type', 'arch')}, vitdet_alone),
+    'CLIP (mmpretrain)': (
+        dict(SHARP, img_size=80, pre_norm=True, norm_eps=1e-5),
+        clip_mmpretrain,
+    ),
+    'EVA (timm)': (dict(img_size=80), without_key_bias),
 }
 
 
@@ -294,7 +325,7 @@ RELEASES = {
 def test_file_with_the_names_of_a_release(name, tmp_path, randomize):
     arguments, write = RELEASES[name]
     ours = random_state(randomize, **arguments)
-    if arguments.get('rope'):
+    if arguments.get('rope') or name.startswith('EVA'):
         for key in [key for key in ours if key.endswith('qkv.bias')]:
             ours[key].chunk(3)[1].zero_()
     torch.save({'model': write(dict(ours))}, tmp_path / 'released.pth')

@@ -32,6 +32,7 @@ CASES = {
     'vit_small_patch16_dinov3': DINOV3,
     'vit_small_patch16_dinov3_qkvb': DINOV3,
     'vit_small_plus_patch16_dinov3_qkvb': DINOV3 | dict(mlp='swiglu'),
+    'eva_giant_patch14_224': dict(arch=dict(ARCH, hidden_dim=209), patch_size=14),
     'eva02_tiny_patch14_224': dict(EVA, patch_size=14),
     'eva02_base_patch14_448': dict(EVA, patch_size=14, img_size=448, mlp_norm=True),
     'eva02_base_patch16_clip_224': dict(EVA, mlp_norm=True, attn_norm=True),

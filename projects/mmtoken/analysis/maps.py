@@ -94,14 +94,28 @@ def draw_maps(
             raise ValueError(f'only must match one of {names}, got {only!r}')
         _check_maps(chosen, maps)
         drawn.append(
-            {
-                picture.name: _draw_regions(image, picture, input_hw)
-                if isinstance(picture, Regions)
-                else _draw_heats(image, picture, input_hw, maps)
-                for picture in chosen
-            }
+            {picture.name: draw_picture(picture, image, input_hw, maps) for picture in chosen}
         )
     return drawn
+
+
+def draw_picture(
+    picture: Regions | Heats, image: np.ndarray, input_hw: HW, maps: Sequence[int] | None = None
+) -> np.ndarray:
+    """Draw one picture of a record.
+
+    Args:
+        picture: Of an input of ``input_hw`` pixels.
+        image: The same picture, ``(h, w, 3)`` uint8 RGB.
+        input_hw: Height and width of the input.
+        maps: See :func:`draw_maps`.
+
+    Returns:
+        ``(h', w', 3)`` uint8.
+    """
+    if isinstance(picture, Regions):
+        return _draw_regions(image, picture, input_hw)
+    return _draw_heats(image, picture, input_hw, maps)
 
 
 def choose_maps(count: int, wanted: Sequence[int] | None) -> list[int]:
