@@ -1,0 +1,1 @@
+"""Query-key interaction."""
