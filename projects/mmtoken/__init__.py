@@ -8,6 +8,7 @@
 | ViT (ICLR 2021), ViTDet (ECCV 2022) | ``mmtoken.vit`` | ``PlainViT``, ``SimpleFPN`` |
 | any model of timm | ``mmtoken.timm_features`` | ``TimmFeatures`` |
 | MaxViT (ECCV 2022) | ``mmtoken.maxvit`` | ``MaxViT`` |
+| Query-key interaction (NeurIPS 2024) | ``mmtoken.query_key`` | ``QKInteractionHook`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
 ``custom_imports = dict(imports=['mmtoken'])`` is the only line that a config needs. It also lets
@@ -28,6 +29,7 @@ from .compat import make_checkpoints_loadable
 from .maxvit import MaxViT
 from .paca_vit import PaCaViT
 from .paca_vit.optimizer import RoleOptimWrapperConstructor
+from .query_key import QKInteractionHook
 from .stvit import STViTDeiT, STViTR, STViTSwin
 from .tcformer import MTA, TCFormer
 from .timm_features import TimmFeatures
@@ -42,6 +44,7 @@ __all__ = [
     'MaxViT',
     'PaCaViT',
     'PlainViT',
+    'QKInteractionHook',
     'RoleOptimWrapperConstructor',
     'STViTDeiT',
     'STViTR',

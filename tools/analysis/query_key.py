@@ -1,0 +1,106 @@
+"""What attention heads compare: modes of W_q^T W_k, from the weights of any backbone.
+
+python tools/analysis/query_key.py analyze CONFIG [CHECKPOINT] --out-dir DIR
+python tools/analysis/query_key.py compare DIR DIR... --out-dir DIR [--labels A B...]
+
+analyze writes a table, query_key.json, query_key.csv and three figures: the cosine of query and key
+over depth, the spectrum of every head, and the histogram of cosines. compare draws the curves of
+several analyses over each other, e.g. of an untrained and a trained model.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from _models import UsageError, build_part, read_config, run
+from draw_tokens import load_weights
+from mmengine.config import DictAction
+from mmtoken.query_key.figures import draw_curves, draw_histogram, draw_spectra
+from mmtoken.query_key.report import Report, analyse, read_report
+from torch import nn
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; raise unless there is a place for the results."""
+    parser = argparse.ArgumentParser(description='Query-key interaction of attention heads')
+    commands = parser.add_subparsers(dest='command', required=True)
+
+    def command(name: str, function: Callable, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(function=function)
+        one.add_argument('--out-dir', type=Path, required=True, metavar='DIR', help='for results')
+        one.add_argument('--overwrite', action='store_true', help='into a folder that has files')
+        return one
+
+    one = command('analyze', analyze, 'numbers and figures of a backbone, from its weights')
+    _add_model(one, '?')
+    one = command('compare', compare, 'curves of several analyses over each other')
+    one.add_argument('reports', nargs='+', type=Path, metavar='report', help='folder of analyze')
+    one.add_argument('--labels', nargs='+', help='names of the curves (those of the folders)')
+    args = parser.parse_args(argv)
+    if args.out_dir.exists() and not args.out_dir.is_dir():
+        raise UsageError(f'--out-dir must be a folder, got the file {str(args.out_dir)!r}')
+    if args.out_dir.exists() and any(args.out_dir.iterdir()) and not args.overwrite:
+        raise UsageError(f'--out-dir must be new or empty, got {args.out_dir}; pass --overwrite')
+    return args
+
+
+def _add_model(parser: argparse.ArgumentParser, checkpoints: str | None) -> None:
+    add = parser.add_argument
+    add('config', help='config file of a model with a backbone')
+    add('checkpoint', nargs=checkpoints, help='weights of the model or of its backbone')
+    text = 'override config fields, e.g. model.backbone.arch=small'
+    add('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help=text)
+
+
+def build_backbone(args: argparse.Namespace) -> nn.Module:
+    """Build the backbone of the config; without a checkpoint, its weights are random."""
+    backbone = build_part(read_config(args.config, args.cfg_options), 'backbone').backbone
+    backbone.eval()
+    if args.checkpoint is None:
+        print('warning: no CHECKPOINT, random weights', file=sys.stderr)
+    else:
+        load_weights(backbone, args.checkpoint)
+    return backbone
+
+
+def analyze(args: argparse.Namespace) -> None:
+    """Write table, numbers and figures."""
+    report = analyse(build_backbone(args))
+    print(report.table())
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    report.write(args.out_dir)
+    if not report.layers:
+        raise UsageError('a backbone must have attention layers that can be analysed, got none')
+    label = args.checkpoint or 'random weights'
+    draw_curves({Path(label).name: report.layers}).savefig(args.out_dir / 'curve.png', dpi=150)
+    draw_spectra(report.layers).savefig(args.out_dir / 'spectra.png', dpi=110)
+    draw_histogram(report.layers).savefig(args.out_dir / 'histogram.png', dpi=150)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Draw the curves of several analyses."""
+    labels = args.labels or [str(path) for path in args.reports]
+    if len(labels) != len(args.reports) or len(set(labels)) != len(labels):
+        raise UsageError(
+            f'--labels must be different names, one per report, got {labels} for '
+            f'{len(args.reports)} reports'
+        )
+    reports: dict[str, Report] = dict(zip(labels, map(read_report, args.reports)))
+    empty = [label for label, report in reports.items() if not report.layers]
+    if empty:
+        raise UsageError(f'reports must have layers, got none in {empty}')
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    figure = draw_curves({label: report.layers for label, report in reports.items()})
+    figure.savefig(args.out_dir / 'compare.png', dpi=150)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command."""
+    args = parse_args(argv)
+    args.function(args)
+
+
+if __name__ == '__main__':
+    run(main)
