@@ -68,7 +68,7 @@ def draw_spectra(layers: Sequence[LayerReport]) -> Figure:
     axes.set_yticks(-np.arange(len(layers)), [one.name for one in layers], fontsize=7)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.plot([], [], color=STRENGTH, label='strength, of the strongest mode')
+    axes.plot([], [], color=STRENGTH, label='strength relative to the strongest mode')
     axes.plot([], [], color=COSINE, label='cosine, -1 to 1')
     axes.plot([], [], color=BAND, lw=8, label='95 % of random cosines')
     figure.legend(

@@ -77,7 +77,7 @@ class Report:
 
     def table(self) -> str:
         """A line for each layer, means over heads."""
-        width = max((len(one.name) for one in (*self.layers, *self.skipped)), default=5)
+        width = max(5, *(len(one.name) for one in (*self.layers, *self.skipped)))
         lines = [f'{"layer":{width}}  heads    D  cos_avg  random  rank  asymmetry  notes']
         for one in self.layers:
             count = len(one.cos_avg)
