@@ -2,10 +2,12 @@
 
 python tools/analysis/query_key.py analyze CONFIG [CHECKPOINT] --out-dir DIR
 python tools/analysis/query_key.py compare DIR DIR... --out-dir DIR [--labels A B...]
+python tools/analysis/query_key.py modes CONFIG CHECKPOINT IMAGE... --layer L --out-dir DIR
 
 analyze writes a table, query_key.json, query_key.csv and three figures: the cosine of query and key
 over depth, the spectrum of every head, and the histogram of cosines. compare draws the curves of
-several analyses over each other, e.g. of an untrained and a trained model.
+several analyses over each other, e.g. of an untrained and a trained model. modes draws a sheet per
+image: where the tokens are that a mode asks from (red) and those that it finds (cyan).
 """
 
 import argparse
@@ -13,12 +15,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from _models import UsageError, build_part, read_config, run
-from draw_tokens import load_weights
+import cv2
+from _models import UsageError, at_least, build_part, read_config, run
+from _pictures import View
+from draw_tokens import load_weights, unique_stems
 from mmengine.config import DictAction
+from mmtoken.query_key.adapters import find_layers
 from mmtoken.query_key.figures import draw_curves, draw_histogram, draw_spectra
-from mmtoken.query_key.report import Report, analyse, read_report
-from torch import nn
+from mmtoken.query_key.maps import count_prefix, draw_modes, find_mode_maps
+from mmtoken.query_key.report import Report, analyse, find_layer, read_report
+from mmtoken.query_key.tokens import observe
+from torch import Tensor, nn
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,7 +45,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     one = command('compare', compare, 'curves of several analyses over each other')
     one.add_argument('reports', nargs='+', type=Path, metavar='report', help='folder of analyze')
     one.add_argument('--labels', nargs='+', help='names of the curves (those of the folders)')
+    one = command('modes', modes, 'queries in red and keys in cyan over images')
+    _add_model(one, None)
+    one.add_argument('images', nargs='*', type=Path, metavar='image', help='picture files')
+    one.add_argument('--random-weights', action='store_true', help='no CHECKPOINT')
+    one.add_argument('--layer', required=True, help='number or name, see the table of analyze')
+    one.add_argument('--head', type=int, help='(all)')
+    one.add_argument('--mode', type=int, nargs='+', help='modes of --head (those that matter most)')
+    one.add_argument('--top', type=at_least(1), default=7, help='number of modes without --mode')
     args = parser.parse_args(argv)
+    if args.command == 'modes':
+        if args.random_weights:
+            args.images.insert(0, Path(args.checkpoint))
+            args.checkpoint = None
+        if not args.images:
+            raise UsageError('modes needs pictures, got no image; name one')
     if args.out_dir.exists() and not args.out_dir.is_dir():
         raise UsageError(f'--out-dir must be a folder, got the file {str(args.out_dir)!r}')
     if args.out_dir.exists() and any(args.out_dir.iterdir()) and not args.overwrite:
@@ -94,6 +115,34 @@ def compare(args: argparse.Namespace) -> None:
     args.out_dir.mkdir(parents=True, exist_ok=True)
     figure = draw_curves({label: report.layers for label, report in reports.items()})
     figure.savefig(args.out_dir / 'compare.png', dpi=150)
+
+
+def without_padding(image: Tensor) -> tuple[int, int]:
+    """Rows and columns of a normalised image ``(C, H, W)`` without the zeros below and right."""
+    real = image.any(0)
+    if not real.any():
+        return tuple(real.shape)
+    return tuple(int(real.any(axis).nonzero().max()) + 1 for axis in (1, 0))
+
+
+def modes(args: argparse.Namespace) -> None:
+    """Draw a sheet per image."""
+    backbone = build_backbone(args)
+    layer = find_layer(find_layers(backbone)[0], args.layer)
+    view = View(read_config(args.config, args.cfg_options))
+    seen = [view(path) for path in args.images]  # all, before anything is written
+    for stem, (inputs, picture) in zip(unique_stems(args.images), seen):
+        found = observe(backbone, [layer], lambda inputs=inputs: backbone(inputs))
+        if layer.name not in found:
+            raise UsageError(f'--layer must be used in a forward pass, got {layer.name}')
+        size = tuple(inputs.shape[2:])
+        options = (size, count_prefix(backbone), args.head, args.mode, args.top)
+        drawn = find_mode_maps(layer, found[layer.name], *options)
+        title = f'{layer.name}: queries red, keys cyan, both white; share of the attended product'
+        sheet = draw_modes(picture, drawn, size, title, without_padding(inputs[0]))
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(args.out_dir / f'{stem}_modes.png'), sheet[..., ::-1])
+        print(args.out_dir / f'{stem}_modes.png')
 
 
 def main(argv: list[str] | None = None) -> None:
