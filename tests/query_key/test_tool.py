@@ -51,7 +51,12 @@ def test_analyze_and_compare(main, write, tmp_path, capsys):
     assert 'random weights' in capsys.readouterr().err
     main('analyze', write(), tmp_path / 'weights.pth', '--out-dir', tmp_path / 'b')
     shown, warned = capsys.readouterr()
-    assert len(shown.splitlines()) == 3 and not warned
+    assert [line.split()[0] for line in shown.splitlines()[-3:]] == [
+        'layer',
+        'blocks.0.attn',
+        'blocks.1.attn',
+    ]
+    assert 'random weights' not in warned
     files = ['curve.png', 'histogram.png', 'query_key.csv', 'query_key.json', 'spectra.png']
     assert names(tmp_path / 'a') == names(tmp_path / 'b') == files
     main('compare', tmp_path / 'a', tmp_path / 'b', '--out-dir', tmp_path / 'c')
@@ -89,7 +94,7 @@ def test_what_does_not_exist(main, write, photo, tmp_path, arguments, message):
 
 
 def test_wrong_models(main, write, tmp_path):
-    toy = dict(type='TimmFeatures', model_name='resnet18')
+    toy = dict(type='TimmFeatures', model='resnet18')
     with pytest.raises(ValueError, match='must have attention layers'):
         main('analyze', write(toy), '--out-dir', tmp_path / 'a')
     other = MODELS.build(dict(BACKBONE, arch=dict(ARCH, depth=1)))

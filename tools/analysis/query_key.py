@@ -90,10 +90,10 @@ def analyze(args: argparse.Namespace) -> None:
     """Write table, numbers and figures."""
     report = analyse(build_backbone(args))
     print(report.table())
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    report.write(args.out_dir)
     if not report.layers:
         raise UsageError('a backbone must have attention layers that can be analysed, got none')
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    report.write(args.out_dir)
     label = args.checkpoint or 'random weights'
     draw_curves({Path(label).name: report.layers}).savefig(args.out_dir / 'curve.png', dpi=150)
     draw_spectra(report.layers).savefig(args.out_dir / 'spectra.png', dpi=110)
