@@ -130,6 +130,7 @@ HOSTS = [
             type='mmpretrain.SwinTransformer',
             img_size=32,
             window_size=4,
+            out_indices=(0, 1),
             arch=dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2)),
         ),
         32,
