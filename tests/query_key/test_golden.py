@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 from golden.cases import HERE, fill
+from mmtoken.common.windows import window_order
 from mmtoken.query_key import interaction
+from mmtoken.query_key.adapters import find_layers
+from mmtoken.query_key.interaction import logit_terms
+from mmtoken.query_key.tokens import all_tokens, arrange, observe
+from mmtoken.vit.attention import Attention, Grid
+from torch import nn
 
 CASES = {case['name']: case for case in json.loads((HERE / 'qk.json').read_text())['cases']}
 CLOSE = dict(rtol=1e-9, atol=1e-12)
@@ -124,3 +130,43 @@ def test_rotary_offsets(name):
 def test_every_case_has_a_rule():
     assert {case['rule'] for case in CASES.values()} == {'fused', 'separate'}
     assert {'rope', 'window'} <= {key for case in CASES.values() for key in case}
+
+
+def test_windows_with_padding_and_relative_positions():
+    """Real logits of an attention with padded windows are the modes, the biases and one more term.
+
+    Padded keys take part in ViTDet.
+    """
+    case = CASES['fused_windowed']
+    h, d, dim, seed, window = (case[k] for k in ('num_heads', 'head_dim', 'dim', 'seed', 'window'))
+    size, hw = window['size'], (window['height'], window['width'])
+    attention = Attention(dim, h, nn.Identity(), window_size=size, rel_pos_side=size).double()
+    values = dict(
+        weight=normal(seed, 3 * h * d, dim) / dim**0.5, bias=0.1 * normal(seed + 1, 3 * h * d)
+    )
+    attention.qkv.load_state_dict(values)
+    for name, number in (('rel_pos_h', 71), ('rel_pos_w', 72)):
+        getattr(attention, name).data = normal(seed + number, 2 * size - 1, d) / d**0.5
+    model = nn.ModuleDict(dict(attn=attention))
+    x = normal(seed + 70, *hw, dim).flatten(0, 1)[None]
+    grid = Grid(hw, order=window_order(hw, size, 0, x.device))
+    (layer,), _ = find_layers(model)
+    seen = observe(model, [layer], lambda: attention(x, grid))['attn']
+    product, own = seen.products[0], layer.projections
+    rows, columns = arrange(layer, seen, product)
+    padded = columns >= hw[0] * hw[1]  # zeros, which are projected by a call of their own
+    tokens = all_tokens(seen.queries), all_tokens(seen.keys)
+    terms = sum(logit_terms(*tokens, own.wq, own.wk, own.bq, own.bk).values()) * own.scale
+    for entry in case['windowed']:
+        (y, x0), (top, left) = entry['query'], entry['window_origin']
+        group = top // size * -(-hw[1] // size) + left // size
+        place = (y - top) * size + x0 - left
+        for head, want in enumerate(entry['heads']):
+            logits = product.logits[group, head, place]
+            weights = logits.softmax(-1)
+            summed = terms[head, rows[group, place], columns[group]]
+            got = dict(logits=logits, bias=logits - summed, attention=weights)
+            for name, value in got.items():
+                np.testing.assert_allclose(value, want[name], rtol=1e-8, atol=1e-11, err_msg=name)
+            mass = weights[padded[group]].sum().item()
+            assert mass == pytest.approx(want['mass_on_padding'], abs=1e-12)
