@@ -1,6 +1,10 @@
+import json
 from types import SimpleNamespace
 
 import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from mmtoken import QKInteractionHook
 from mmtoken.query_key.report import analyse
 from torch import nn
@@ -52,3 +56,38 @@ def test_invalid_layers(layers):
 def test_invalid_interval(interval):
     with pytest.raises(ValueError, match='interval must be a whole number'):
         QKInteractionHook(interval)
+
+
+class Trained(BaseModel):
+    """Trains the queries and keys of its backbone."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs, mode='tensor'):
+        return dict(loss=self.backbone[0].qkv(torch.stack(inputs)).square().mean())
+
+
+def test_in_a_runner(pyramid, tmp_path):
+    """The local backend of a real run has the scalars of every step."""
+    runner = Runner(
+        model=Trained(pyramid),
+        work_dir=str(tmp_path),
+        train_dataloader=dict(
+            dataset=[dict(inputs=torch.ones(8))] * 4,
+            sampler=dict(type='DefaultSampler'),
+            batch_size=2,
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.5)),
+        custom_hooks=[dict(type='QKInteractionHook', interval=2, layers=[0])],
+        default_hooks=dict(checkpoint=None),
+        visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]),
+    )
+    runner.train()
+    (file,) = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    logged = [line for line in lines if 'query_key/cos_avg/0' in line]
+    assert [line['step'] for line in logged] == [0, 1, 3]
+    assert len({line['query_key/effective_rank/0'] for line in logged}) == 3
