@@ -71,3 +71,13 @@ def test_dropout_drops():
     assert not torch.equal(
         multi_head_attention(q, k, v, 2, dropout=0.5), multi_head_attention(q, k, v, 2)
     )
+
+
+@pytest.mark.parametrize('width', [3, 2])
+def test_export_to_onnx_equals_the_fused_kernel(monkeypatch, width):
+    q, k, v = torch.randn(3, 2, 3, 7, 3, dtype=torch.float64)
+    bias = torch.randn(7, 7, dtype=torch.float64).masked_fill(torch.eye(7) > 0, -torch.inf)
+    arguments = (q, k, v[..., :width], bias, 0.0, 0.7)
+    want = attend(*arguments)
+    monkeypatch.setattr('mmtoken.common.attention.is_onnx_export', lambda: True)
+    torch.testing.assert_close(attend(*arguments), want)

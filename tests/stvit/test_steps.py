@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from mmtoken.stvit.steps import CrossAttention, SemanticBlock, WindowDropPath, resize_center
+from mmtoken.stvit.steps import (
+    CrossAttention,
+    SemanticBlock,
+    WindowDropPath,
+    max_of_parts,
+    resize_center,
+)
+from torch.nn import functional as F
 
 
 def test_drop_path_drops_windows():
@@ -39,6 +46,15 @@ def test_padding_is_normed_like_a_token_of_zeros(randomize):
     torch.testing.assert_close(seen[0], block.attn.kv(zero))
     block.attend(torch.randn(1, 3, 8), torch.randn(1, 5, 8), how)
     assert seen[1] is None
+
+
+@pytest.mark.parametrize('side', range(1, 13))
+def test_parts_are_those_of_adaptive_pooling(side):
+    x = torch.randn(2, 3, side, side, dtype=torch.float64).round().requires_grad_()
+    for parts in range(1, side + 4):
+        pair = max_of_parts(x, parts), F.adaptive_max_pool2d(x, parts)
+        assert torch.equal(*pair)
+        assert torch.equal(*(torch.autograd.grad(one.square().sum(), x)[0] for one in pair))
 
 
 def test_heads_must_divide_the_width():

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .recorder import is_recording_attention, record_attention
+from .tracing import is_onnx_export
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -31,8 +32,8 @@ def multi_head_attention(
 ) -> Tensor:
     """``softmax(q k^T / sqrt(d) + bias) v``, head by head.
 
-    While attention is recorded, the weights are computed explicitly instead of by the fused
-    kernel.
+    While attention is recorded, or the model is exported to ONNX, the weights are computed
+    explicitly instead of by the fused kernel, whose strides the exporter cannot reproduce.
 
     Args:
         q: ``(B, N, C)`` queries.
@@ -72,7 +73,7 @@ def attend(
     """
     if bias is not None:
         bias = bias.to(q.dtype)
-    if is_recording_attention():
+    if is_recording_attention() or is_onnx_export():
         weights = attention_weights(q, k, bias, scale)
         record_attention(weights)
         return F.dropout(weights, dropout) @ v

@@ -1,4 +1,4 @@
-"""Symbolic tracing by ``torch.fx``, which mmengine's ``efficient_conv_bn_eval`` is built on."""
+"""Tracing by ``torch.fx``, for mmengine's ``efficient_conv_bn_eval``, and for ONNX."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Proxy
+
+
+def is_onnx_export() -> bool:
+    """Whether ``torch.onnx.export`` traces the model: ONNX lacks some operations and strides."""
+    # the second call imports the exporter, so the first one guards it
+    return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
 
 
 def as_one_call(forward: Callable[..., Any]) -> Callable[..., Any]:

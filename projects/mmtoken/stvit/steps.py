@@ -42,11 +42,26 @@ def pool_windows(x: Tensor, geometry: Geometry, ignore_padding: bool = False) ->
     size = geometry.window_size
     padded = pad_to_windows(x, size, -torch.inf if ignore_padding else 0.0)
     windows = partition_windows(padded, size).transpose(1, 2).unflatten(2, (size, size))
-    pooled = F.adaptive_max_pool2d(windows, geometry.semantic_window)  # B*K C s s
+    pooled = max_of_parts(windows, geometry.semantic_window)  # B*K C s s
     if ignore_padding and any(geometry.padding):
         pooled = pooled.masked_fill(pooled == -torch.inf, 0.0)
     tokens = pooled.flatten(2).transpose(1, 2)
     return merge_windows(tokens, geometry.semantic_window, geometry.semantic_hw)
+
+
+def max_of_parts(windows: Tensor, parts: int) -> Tensor:
+    """``F.adaptive_max_pool2d``, which ONNX does not have, as plain pooling where they are equal.
+
+    Part i spans ``[floor(i * w / s), ceil((i + 1) * w / s))``. Without padding, the s parts of
+    plain pooling start at multiples of the stride, and the last one ends at w.
+    """
+    side = windows.shape[-1]
+    spans = [(i * side // parts, -(-(i + 1) * side // parts)) for i in range(parts)]
+    stride = spans[-1][0] // max(parts - 1, 1) or 1
+    size = side - (parts - 1) * stride
+    if spans == [(i * stride, i * stride + size) for i in range(parts)]:
+        return F.max_pool2d(windows, size, stride)
+    return F.adaptive_max_pool2d(windows, parts)
 
 
 class CrossAttention(nn.Module):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..common.checks import check_shape
+from ..common.tracing import is_onnx_export
 from .tokens import flatten_rows, no_autocast
 
 
@@ -120,8 +121,8 @@ def _cluster(
     if valid is not None:
         density = density.masked_fill(~valid, -1.0)
 
-    order = density.argsort(dim=-1, descending=True, stable=True)
-    rank = order.argsort(dim=-1)
+    order = stable_order(density)
+    rank = invert(order)
     nearest = nearest_denser(x, neighbors, squares, order, rank, floor)
     farthest = farthest.masked_fill(farthest <= floor[:, 0, 0], 0.0)
     farthest = torch.maximum(farthest, nearest.amax(1))  # the densest token comes first
@@ -130,7 +131,7 @@ def _cluster(
     score = separation * density
     if valid is not None:
         score = score.masked_fill(~valid, -math.inf)
-    center_idx = score.argsort(dim=-1, descending=True, stable=True)[:, :num_clusters]
+    center_idx = stable_order(score)[:, :num_clusters]
     # of copies only the densest attracts tokens
     is_copy = (separation == 0).logical_and(rank > 0).gather(1, center_idx)
     assign_idx = nearest_center(x, neighbors, squares, center_idx, is_copy)
@@ -146,9 +147,35 @@ def nearest_neighbors(x: Tensor, k: int, valid: Tensor | None = None) -> tuple[T
         farthest.append(squares.amax(-1) + size[:, start:stop])
         if valid is not None:
             squares.masked_fill_(~valid[:, None], math.inf)
-        squares[..., start:stop].diagonal(dim1=1, dim2=2).fill_(-math.inf)  # itself first
+        if is_onnx_export():  # which has no views
+            index = torch.arange(x.shape[1], device=x.device)
+            squares = squares.masked_fill(index == index[start:stop, None], -math.inf)
+        else:
+            squares[..., start:stop].diagonal(dim1=1, dim2=2).fill_(-math.inf)  # itself first
         neighbors.append(squares.topk(k, largest=False).indices)
     return torch.cat(neighbors, 1), torch.cat(farthest, 1).amax(1)
+
+
+def stable_order(values: Tensor) -> Tensor:
+    """Indices in descending order of ``values (B, N)``, lower ones first in ties.
+
+    ONNX has no stable sort. There, ranks are counted, chunk by chunk.
+    """
+    if not is_onnx_export():
+        return values.argsort(dim=-1, descending=True, stable=True)
+    index = torch.arange(values.shape[1], device=values.device)
+    ranks = []
+    for start, stop in _chunks(values, values.shape[1], values.shape[1]):
+        own = values[:, start:stop, None]
+        ties = (values[:, None] == own).logical_and(index < index[start:stop, None])
+        ranks.append((values[:, None] > own).logical_or(ties).sum(-1))
+    return invert(torch.cat(ranks, 1))
+
+
+def invert(order: Tensor) -> Tensor:
+    """Inverse of a permutation ``(B, N)`` of each row."""
+    index = torch.arange(order.shape[1], device=order.device)
+    return torch.zeros_like(order).scatter(1, order, index.expand_as(order))
 
 
 def nearest_denser(
@@ -232,8 +259,12 @@ def add_halves(x: Tensor) -> Tensor:
     """
     while (width := x.shape[-1]) > 1:
         half = (width + 1) // 2
-        x[..., : width - half] += x[..., half:]
-        x = x[..., :half]
+        if is_onnx_export():  # which has no views
+            sums = x[..., : width - half] + x[..., half:]
+            x = torch.cat((sums, x[..., width - half : half]), -1)
+        else:
+            x[..., : width - half] += x[..., half:]
+            x = x[..., :half]
     return x[..., 0]
 
 

@@ -20,7 +20,6 @@ from .maps import TokenMerge
 from .parts import cluster_by_parts, grid_parts, run_parts
 from .tokens import (
     EPS,
-    Bags,
     TokenSet,
     flatten_rows,
     group_rows,
@@ -56,8 +55,8 @@ def merge_tokens(
         weight = tokens.x.new_ones(batch, num_tokens, 1)
     wide = torch.promote_types(tokens.x.dtype, torch.float32)
     with no_autocast(tokens.x):
-        order, _, offsets = group_rows(assign_idx, num_clusters)
-        bags = Bags(flatten_rows(order, num_tokens), offsets)
+        clusters = group_rows(assign_idx, num_clusters)
+        bags = clusters.bags(flatten_rows(clusters.order, num_tokens))
         weight = weight.to(wide)
         total = bags.sum(weight.reshape(-1, 1)).view(batch, num_clusters, 1) + EPS
         share = weight / total.gather(1, assign_idx[..., None])  # B N 1, sums to 1 per cluster

@@ -13,6 +13,7 @@ Letters: B batch, N tokens, N0 = H0*W0 grid cells, C channels, H x W map.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 
 from ..common.checks import HW, check_shape
 from ..common.layers import to_map, to_tokens
+from ..common.tracing import is_onnx_export
 
 # The released models divide by (count + EPS), also in nearest-neighbour up-sampling, where the
 # factor 1 / (1 + EPS) remains.
@@ -33,8 +35,10 @@ AUTOCAST_DEVICES = tuple(
 )
 
 
-def no_autocast(x: Tensor) -> torch.autocast:
+def no_autocast(x: Tensor) -> AbstractContextManager:
     """Compute in the given precision, on whatever device ``x`` is."""
+    if is_onnx_export():  # a file is float32 throughout
+        return nullcontext()
     known = x.device.type in AUTOCAST_DEVICES
     return torch.autocast(x.device.type if known else 'cpu', enabled=False)
 
@@ -46,10 +50,12 @@ class Bags:
     Args:
         rows: ``(R,)`` row numbers, bag after bag.
         offsets: ``(K,)`` start of each of the K bags in ``rows``.
+        owner: ``(R,)`` bag of each row, for an ONNX export, where rows are in any order.
     """
 
     rows: Tensor
     offsets: Tensor
+    owner: Tensor | None = None
 
     def sum(self, table: Tensor, weights: Tensor | None = None) -> Tensor:
         """Sum (optionally weighted) rows of ``table (T, C)`` within each bag -> ``(K, C)``.
@@ -57,9 +63,36 @@ class Bags:
         A fused gather and segment sum: it needs no ``(R, C)`` copy and no atomics, and adds the
         rows of a bag in their order.
         """
+        if self.owner is not None:  # ONNX would need a loop over the bags
+            taken = table[self.rows]
+            taken = taken if weights is None else taken * weights[:, None]
+            sums = taken.new_zeros(self.offsets.shape[0], taken.shape[1])
+            return sums.index_add(0, self.owner, taken)
         return F.embedding_bag(
             self.rows, table, self.offsets, mode='sum', per_sample_weights=weights
         )
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Positions sorted by the group they belong to.
+
+    Args:
+        order: ``(B, R)`` positions, group after group (stable).
+        counts: ``(B, K)`` positions in each group.
+        offsets: ``(B*K,)`` start of each group in the flattened order.
+        owner: ``(B*R,)`` group of each entry of the flattened order, only in an ONNX export, which
+            has no stable sort: ``order`` lists the positions from 0 there.
+    """
+
+    order: Tensor
+    counts: Tensor
+    offsets: Tensor
+    owner: Tensor | None = None
+
+    def bags(self, rows: Tensor) -> Bags:
+        """Bags of the ``rows (B*R,)`` at the sorted positions, one for each group."""
+        return Bags(rows, self.offsets, self.owner)
 
 
 def nearest_cells(source: int, target: int, device: torch.device) -> Tensor:
@@ -79,7 +112,7 @@ def map_index(init_hw: HW, hw: HW, device: torch.device) -> Tensor:
     return (rows[:, None] * hw[1] + cols).flatten()
 
 
-def group_rows(index: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
+def group_rows(index: Tensor, num_groups: int) -> Groups:
     """Sort positions by the group they belong to.
 
     Args:
@@ -87,14 +120,20 @@ def group_rows(index: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
         num_groups: K.
 
     Returns:
-        ``order (B, R)`` positions sorted by group (stable), ``counts (B, K)`` and flat
-        ``offsets (B*K,)`` of the groups in the flattened order.
+        The groups.
     """
-    order = index.argsort(dim=1, stable=True)
     counts = index.new_zeros(index.shape[0], num_groups)
     counts.scatter_add_(1, index, torch.ones_like(index))
+    if is_onnx_export():
+        order = torch.arange(index.shape[1], device=index.device).expand_as(index)
+        return Groups(order, counts, starts(counts), flatten_rows(index, num_groups))
+    return Groups(index.argsort(dim=1, stable=True), counts, starts(counts))
+
+
+def starts(counts: Tensor) -> Tensor:
+    """Flat start ``(B*K,)`` of each of the groups of ``counts (B, K)`` positions."""
     flat = counts.flatten()
-    return order, counts, flat.cumsum(0) - flat
+    return flat.cumsum(0) - flat
 
 
 def flatten_rows(index: Tensor, rows_per_sample: int) -> Tensor:
@@ -167,8 +206,8 @@ class TokenSet:
         """Whether a map of size ``hw`` is a view of the tokens."""
         return self.on_grid and tuple(hw) == tuple(self.init_hw)
 
-    def _cells(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Cells sorted by owner ``(B, N0)``, cells per token ``(B, N)``, flat offsets."""
+    def _cells(self) -> Groups:
+        """Cells ``(B, N0)`` grouped by the token that owns them."""
         if 'cells' not in self._cache:
             self._cache['cells'] = group_rows(self.assign_idx, self.num_tokens)
         return self._cache['cells']
@@ -176,11 +215,11 @@ class TokenSet:
     def _cell_weights(self) -> Tensor:
         """Share ``(B*N0,)`` of each cell, sorted by owner, in the token that owns it."""
         if 'weights' not in self._cache:
-            order, _, offsets = self._cells()
-            weights = self.token_weight.squeeze(2).gather(1, order).flatten()
+            cells = self._cells()
+            weights = self.token_weight.squeeze(2).gather(1, cells.order).flatten()
             rows = torch.arange(weights.numel(), device=weights.device)
-            totals = Bags(rows, offsets).sum(weights[:, None])  # B*N 1
-            owner = flatten_rows(self.assign_idx.gather(1, order), self.num_tokens)
+            totals = cells.bags(rows).sum(weights[:, None])  # B*N 1
+            owner = flatten_rows(self.assign_idx.gather(1, cells.order), self.num_tokens)
             self._cache['weights'] = weights / (totals[owner, 0] + EPS)
         return self._cache['weights']
 
@@ -189,12 +228,14 @@ class TokenSet:
         key = ('map', tuple(hw))
         if key not in self._cache:
             index = map_index(self.init_hw, hw, self.x.device)[None]
-            order, counts, _ = group_rows(index, hw[0] * hw[1])
-            batch = self.x.shape[0]
-            tokens = self.assign_idx[:, order[0]]  # B N0, sorted by map cell
-            per_sample = counts.repeat(batch, 1).flatten()
-            bags = Bags(flatten_rows(tokens, self.num_tokens), per_sample.cumsum(0) - per_sample)
-            self._cache[key] = bags, counts[..., None]
+            cells = group_rows(index, hw[0] * hw[1])
+            batch, owner = self.x.shape[0], cells.owner
+            tokens = self.assign_idx[:, cells.order[0]]  # B N0, sorted by map cell
+            if owner is not None:
+                owner = flatten_rows(owner.expand(batch, -1), hw[0] * hw[1])
+            offsets = starts(cells.counts.repeat(batch, 1))
+            bags = Bags(flatten_rows(tokens, self.num_tokens), offsets, owner)
+            self._cache[key] = bags, cells.counts[..., None]
         return self._cache[key]
 
 
@@ -235,11 +276,11 @@ def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
     cells = to_tokens(feature_map)  # B H*W C
     if tokens.is_raster((height, width)):
         return cells
-    order, counts, offsets = tokens._cells()
-    source = map_index(tokens.init_hw, (height, width), feature_map.device)[order]  # B N0
-    bags = Bags(flatten_rows(source, height * width), offsets)
+    owned = tokens._cells()
+    source = map_index(tokens.init_hw, (height, width), feature_map.device)[owned.order]  # B N0
+    bags = owned.bags(flatten_rows(source, height * width))
     spread = bags.sum(cells.reshape(-1, dim)).view(batch, tokens.num_tokens, dim)  # B N C
-    return spread / (counts[..., None].to(spread.dtype) + EPS)
+    return spread / (owned.counts[..., None].to(spread.dtype) + EPS)
 
 
 def interpolate_tokens(target: TokenSet, source: TokenSet) -> Tensor:
@@ -255,9 +296,9 @@ def interpolate_tokens(target: TokenSet, source: TokenSet) -> Tensor:
     Returns:
         ``(B, T, C)``.
     """
-    order, _, offsets = target._cells()
+    cells = target._cells()
     batch, _, dim = source.x.shape
-    bags = Bags(flatten_rows(source.assign_idx.gather(1, order), source.num_tokens), offsets)
+    bags = cells.bags(flatten_rows(source.assign_idx.gather(1, cells.order), source.num_tokens))
     weights = target._cell_weights().to(source.x.dtype)
     summed = bags.sum(source.x.reshape(-1, dim), weights)
     return summed.view(batch, target.num_tokens, dim)

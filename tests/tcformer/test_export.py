@@ -1,0 +1,109 @@
+"""What runs in an ONNX export: equal clusters, outputs and gradients, mostly without exporting.
+
+Exported models are compared with the model in ``tests/tools/test_export_rooms.py``.
+"""
+
+import pytest
+import torch
+from mmtoken import MTA, TCFormer
+from mmtoken.tcformer.clustering import cluster_dpc_knn
+from mmtoken.tcformer.tokens import group_rows
+from tcformer.smallest import READERS, TINY
+
+FILES = ('common.attention', 'tcformer.clustering', 'tcformer.tokens')
+
+
+@pytest.fixture
+def exporting():
+    """Call a function as if it were traced for ONNX."""
+
+    def call(function, *args):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in FILES:
+                patch.setattr(f'mmtoken.{name}.is_onnx_export', lambda: True)
+            return function(*args)
+
+    return call
+
+
+@pytest.mark.parametrize('neighbors', [1, 2, 5])
+@pytest.mark.parametrize('kind', ['random', 'copies', 'grid', 'flat'])
+def test_clusters_are_the_same_with_ties(exporting, kind, neighbors):
+    x = torch.randn(2, 1300, 4, dtype=torch.float64)  # more than one chunk
+    if kind == 'copies':
+        x[1] = x[1, :100].repeat(13, 1)
+    if kind == 'grid':
+        x = x.round()
+    if kind == 'flat':
+        x[1] = x[1, :1]
+    want = cluster_dpc_knn(x, 300, neighbors)
+    found = exporting(cluster_dpc_knn, x, 300, neighbors)
+    assert torch.equal(found.center_idx, want.center_idx)
+    assert torch.equal(found.assign_idx, want.assign_idx)
+
+
+def test_sums_of_groups_are_the_same(exporting):
+    index, x = torch.randint(9, (3, 35)), torch.randn(35 * 3, 5, dtype=torch.float64)
+    index[index == 4] = 8  # an empty group, and the last one of a sample
+    weights = torch.rand(35 * 3, dtype=torch.float64)
+
+    def sums():
+        groups = group_rows(index, 10)
+        rows = (groups.order + 35 * torch.arange(3)[:, None]).flatten()
+        return groups.bags(rows).sum(x, weights[rows]), groups.counts
+
+    for got, want in zip(exporting(sums), sums()):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize('hw', [(61, 75), (97, 131)])
+@pytest.mark.parametrize('local_parts', [None, (4, 2, 1)])
+@pytest.mark.parametrize('reduction', ['avg_pool', 'cluster'])
+def test_outputs_and_gradients_are_the_same(exporting, randomize, hw, local_parts, reduction):
+    neck = {k: v for k, v in READERS[0][0].items() if k != 'type'}
+    backbone = TCFormer(TINY, local_parts=local_parts)
+    model = torch.nn.Sequential(backbone, MTA(**neck, reduction=reduction))
+    model = randomize(model).double().eval()
+    image = torch.randn(2, 3, *hw, dtype=torch.float64)
+
+    def step():
+        maps = model(image)
+        loss = sum(one.square().mean() for one in maps)
+        return [*maps, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    for got, want in zip(exporting(step), step()):
+        torch.testing.assert_close(got, want)
+
+
+def tied(batch):
+    """Noise, a flat image, a flat area, copies, and a lattice with exact distances."""
+    noise = torch.randn(batch, 96, 16)
+    yield noise
+    yield noise[:, :1].repeat(1, 96, 1)
+    yield torch.cat((noise[:, :30], noise[:, 30:31].expand(-1, 66, -1)), 1)
+    yield noise[:, :48].repeat(1, 2, 1)
+    lattice = torch.zeros(batch, 96, 16)  # with a mean of 0, and sqrt(16) divides exactly
+    lattice[..., 0], lattice[..., 1] = torch.arange(96) // 8 - 5.5, torch.arange(96) % 8 - 3.5
+    yield lattice
+
+
+class Clusters(torch.nn.Module):
+    def forward(self, x):
+        found = cluster_dpc_knn(x, 24)
+        return found.assign_idx, found.center_idx
+
+
+@torch.no_grad()
+def test_clusters_are_the_same_in_onnxruntime(tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript', reason='export to ONNX needs the extra "export"')
+    shapes = ({0: 'batch'},)
+    x = torch.randn(2, 96, 16)
+    options = dict(dynamo=True, opset_version=18, dynamic_shapes=shapes, verbose=False)
+    torch.onnx.export(Clusters(), (x,), **options).save(tmp_path / 'clusters.onnx')
+    session = onnxruntime.InferenceSession(tmp_path / 'clusters.onnx')
+    for case in (*tied(1), *tied(3)):
+        found = session.run(None, {session.get_inputs()[0].name: case.numpy()})
+        want = cluster_dpc_knn(case, 24)
+        assert torch.equal(torch.from_numpy(found[1]), want.center_idx)
+        assert torch.equal(torch.from_numpy(found[0]), want.assign_idx)

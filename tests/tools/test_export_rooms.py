@@ -1,0 +1,99 @@
+"""Every backbone, and every neck and head with its backbone, in onnxruntime.
+
+Only necks and heads are exported by default, each with its backbone, at one size.
+"""
+
+import itertools
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from rooms import BACKBONES, READERS, smallest_id
+from torch import nn
+
+onnx = pytest.importorskip('onnx', reason='export to ONNX needs the extra "export"')
+onnxruntime = pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+
+CHAINS = {smallest_id(one): (one,) for one in BACKBONES}
+CHAINS |= {one['type']: (backbone, one) for one, backbone in READERS}
+# necks and heads, each with its backbone
+FAST = [one['type'] for one, _ in READERS]
+SIZES = [(64, 96), (97, 131)]
+CASES = [
+    pytest.param(
+        *(name, hw),
+        id=f'{name}-{hw[0]}x{hw[1]}',
+        marks=() if hw == SIZES[0] and name in FAST else pytest.mark.slow,
+    )
+    for name, hw in itertools.product(sorted(CHAINS), SIZES)
+]
+# Everything that a file of a backbone or neck may consist of. No loops, no sequences, no sizes
+# that depend on values.
+OPERATORS = """
+Add And ArgMin AveragePool BatchNormalization Cast Ceil Clip Concat ConstantOfShape Constant
+Conv ConvTranspose Cos CumSum Div Equal Erf Exp Expand Flatten Floor Gather GatherElements
+GatherND Gelu Gemm Greater GreaterOrEqual HardSigmoid HardSwish Identity InstanceNormalization
+LayerNormalization Less LessOrEqual Log MatMul Max MaxPool Min Mod Mul Neg Not Or Pad Pow Range
+Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize
+ScatterElements ScatterND Shape Sigmoid Sign Sin Slice Softmax Split Sqrt Squeeze Sub Sum Tanh
+Tile TopK Transpose Trilu Unsqueeze Where
+"""
+
+
+class Chain(nn.Module):
+    """A backbone, and what reads its output."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        for part in parts:
+            if MODELS.get(part['type']) is None:
+                pytest.skip(f'the host of {part["type"]} is not installed')
+        self.parts = nn.ModuleList(MODELS.build(part) for part in parts)
+
+    def forward(self, image):
+        for part in self.parts:
+            image = part(image)
+        return tuple(image) if isinstance(image, (tuple, list)) else (image,)
+
+
+def export(model, hw, path):
+    """Write a file with any batch; return a function that runs it."""
+    program = torch.onnx.export(
+        model,
+        (torch.randn(2, 3, *hw),),
+        dynamo=True,
+        opset_version=18,
+        dynamic_shapes=({0: 'batch'},),
+        verbose=False,
+    )
+    program.save(path)
+    graph = onnx.load(path)
+    assert {node.op_type for node in graph.graph.node} <= set(OPERATORS.split())
+    assert not graph.functions
+    session = onnxruntime.InferenceSession(path)
+    (image,) = session.get_inputs()
+    assert image.shape[0] == 'batch'
+    return lambda x: map(torch.from_numpy, session.run(None, {image.name: x.numpy()}))
+
+
+def images(hw, batch):
+    """Noise; flat; flat with one line; two halves that are copies."""
+    noise = torch.randn(batch, 3, *hw)
+    flat = torch.ones(batch, 3, *hw)
+    line = flat.clone()
+    line[..., hw[1] // 3] = -1
+    copies = noise.clone()
+    copies[:, :, hw[0] // 2 : hw[0] // 2 * 2] = copies[:, :, : hw[0] // 2]
+    return noise, flat, line, copies
+
+
+@pytest.mark.parametrize(('name', 'hw'), CASES)
+@torch.no_grad()
+def test_a_file_computes_what_the_model_does(name, hw, tmp_path, randomize):
+    model = randomize(Chain(*CHAINS[name])).eval()
+    run = export(model, hw, tmp_path / 'model.onnx')
+    for batch in (1, 3):
+        for x in images(hw, batch):
+            for got, want in zip(run(x), model(x), strict=True):
+                torch.testing.assert_close(got, want, atol=1e-4, rtol=0)

@@ -1,0 +1,242 @@
+"""Export a model to ONNX or to a torch.export archive, and compare the file with the model.
+
+python tools/export.py CONFIG CHECKPOINT --shape H W -o FILE.onnx [--dynamic batch|size] ...
+
+Pose estimators, segmentors, classifiers and one-stage detectors are exported whole, up to the raw
+outputs of the head. Two-stage detectors are exported as feature extractors, with --part neck. The
+file takes float images (B, C, H, W) in BGR order with values from 0 to 255, unless --normalization
+outside is given. CHECKPOINT may be "none" for random weights.
+
+The file is then run on two images that it was not traced with. If it differs from the model by more
+than 1e-4, it keeps the name FILE.unverified.onnx and the exit status is 1.
+"""
+
+import argparse
+import importlib.util
+import inspect
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _checks import read_checkpoint
+from _cli import UsageError, make_parser, warn
+from _exported_models import PARTS, _models, build, describe, name_outputs
+from mmtoken.analysis.timing import time_interleaved
+from mmtoken.common.strict_load import load_state_dict_strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EXTRA = ('onnx', 'onnxscript', 'onnxruntime')
+OPSET = 18
+TOLERANCE = 1e-4
+AXES = {'none': {}, 'batch': {0: 'batch'}, 'size': {0: 'batch', 2: 'height', 3: 'width'}}
+# operations that runtimes on devices do not have, or that make sizes depend on values
+UNPORTABLE = ('Loop', 'Scan', 'If', 'NonZero', 'Unique', 'Sequence', 'SplitToSequence', 'Optional')
+Runner = Callable[[Tensor], list[Tensor]]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; raise unless the file can be written."""
+    parser = make_parser('Export a model and compare the file with it')
+    add = parser.add_argument
+    add('config', help='config file of any host')
+    add('checkpoint', help='weights of the model, or "none" for random ones')
+    number = _models.at_least(1)
+    add('--shape', type=number, nargs=2, required=True, metavar=('H', 'W'), help='in pixels')
+    add('-o', '--out', type=Path, required=True, metavar='FILE', help='FILE.onnx or FILE.pt2')
+    add('--format', choices=['onnx', 'pt2'], help='(that of FILE)')
+    add('--part', choices=PARTS, default='model', help='(model)')
+    add('--dynamic', choices=AXES, default='none', help='free batch; free batch and size (none)')
+    text = 'where mean, std and channel order are applied (inside)'
+    add('--normalization', choices=['inside', 'outside'], default='inside', help=text)
+    add('--labels', action='store_true', help='segmentors: the class of each pixel, not logits')
+    add('--rounds', type=number, default=10, help='timed calls (%(default)s)')
+    add('--overwrite', action='store_true', help='replace FILE')
+    args = parser.parse_args(argv)
+    args.format = args.format or args.out.suffix[1:]
+    if args.format not in ('onnx', 'pt2') or args.out.suffix != f'.{args.format}':
+        raise UsageError(f'-o must be a FILE.onnx or FILE.pt2 of --format, got {args.out}')
+    if args.out.exists() and not args.overwrite:
+        raise UsageError(f'-o must be a new file, got {args.out}; pass --overwrite')
+    if not args.out.parent.is_dir():
+        raise UsageError(f'-o must be in an existing folder, got {args.out}')
+    return args
+
+
+def check_packages(kind: str) -> None:
+    """Raise unless the exporter of a format is installed."""
+    if kind != 'onnx':
+        return
+    if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
+        raise UsageError(
+            f'export to ONNX needs {", ".join(EXTRA)}, got an environment without '
+            f'{", ".join(missing)}; run: pip install {" ".join(EXTRA)}'
+        )
+    if 'dynamic_shapes' not in inspect.signature(torch.onnx.export).parameters:
+        raise UsageError(f'export to ONNX needs torch >= 2.9, got {torch.__version__}; export pt2')
+
+
+def load_weights(model: nn.Module, checkpoint: dict, source: str) -> None:
+    """Load weights strictly; a part of a model takes its own."""
+    state = checkpoint.get('state_dict', checkpoint)
+    parts = [f'{name}.' for name, _ in model.named_children()]
+    state = {key: value for key, value in state.items() if key.startswith(tuple(parts))}
+    load_state_dict_strict(model, state, source=source)
+
+
+def draw_image(batch: int, hw: tuple[int, int], channels: int, raw: bool, seed: int) -> Tensor:
+    """Random smooth images with some noise: flat noise is unlike any photograph."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, channels, 5, 7, generator=random)
+    image = F.interpolate(coarse, hw, mode='bicubic')
+    image = image + 0.1 * torch.randn(image.shape, generator=random)
+    return (image * 60 + 120).clamp(0, 255).round() if raw else image
+
+
+def export(
+    model: nn.Module, example: Tensor, names: list[str], path: Path, about: dict, dynamic: str
+) -> Counter:
+    """Write a file; return its operators."""
+    axes = AXES[dynamic]
+    if path.suffix == '.onnx':
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=['image'],
+            output_names=names,
+            dynamic_shapes=(axes,) if axes else None,
+            verbose=False,
+        )
+        program.model.metadata_props.update(about, opset=str(OPSET))
+        program.save(path, external_data=False)
+        return Counter(node.op_type for node in program.model.graph.all_nodes())
+    shapes = ({axis: torch.export.Dim.DYNAMIC for axis in axes},) if axes else None
+    program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+    torch.export.save(program, path, extra_files={'metadata.json': json.dumps(about)})
+    calls = (node for node in program.graph.nodes if node.op == 'call_function')
+    return Counter(str(node.target).removeprefix('aten.').split('.')[0] for node in calls)
+
+
+def load(path: Path) -> Runner:
+    """A function that runs a file."""
+    if path.suffix == '.pt2':
+        module = torch.export.load(path).module()
+        return lambda image: list(module(image))
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    return lambda image: list(map(torch.from_numpy, session.run(None, {'image': image.numpy()})))
+
+
+def differences(got: list[Tensor], want: list[Tensor]) -> list[float]:
+    """Largest absolute difference of each output; of labels, the share that differs."""
+    if [one.shape for one in got] != [one.shape for one in want]:
+        return [float('inf')] * len(want)
+    return [
+        (a - b).abs().max().item() if b.is_floating_point() else (a != b).double().mean().item()
+        for a, b in zip(got, want)
+    ]
+
+
+def verify(args: argparse.Namespace, run: Runner, model: nn.Module, channels: int) -> list[float]:
+    """The larger difference of each output on two images that the file was not traced with."""
+    shape, raw = tuple(args.shape), args.normalization == 'inside'
+    other = tuple(side + side // 3 for side in shape) if args.dynamic == 'size' else shape
+    batches = (1, 1) if args.dynamic == 'none' else (3, 1)
+    found = []
+    for seed, (batch, hw) in enumerate(zip(batches, (shape, other)), start=1):
+        image = draw_image(batch, hw, channels, raw, seed)
+        found.append(differences(run(image), list(model(image))))
+    # max() ignores a nan that is not the first
+    return [max(pair, key=lambda value: (value != value, value)) for pair in zip(*found)]
+
+
+def write(args: argparse.Namespace, model: nn.Module, example: Tensor, *facts: Any) -> Counter:
+    """Export to a file that is not verified yet; return its operators."""
+    names, path, about = facts
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return export(model, example, names, path, about, args.dynamic)
+    except Exception as error:
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if args.dynamic == 'none':
+            raise
+        reason = str(cause).strip().splitlines()[0]
+        raise UsageError(
+            f'--dynamic {args.dynamic} needs a model that does not fix it, got "{reason}"; write '
+            'one file per size with --dynamic batch, or leave it out'
+        ) from error
+
+
+@torch.no_grad()
+def main(argv: list[str] | None = None) -> None:
+    """Build, export, verify, time, print."""
+    args = parse_args(argv)
+    check_packages(args.format)
+    cfg = _models.read_config(args.config, args.cfg_options)
+    model = build(cfg, args).eval()
+    checkpoint = {}
+    if args.checkpoint == 'none':
+        warn('random weights')
+    else:
+        checkpoint = read_checkpoint(args.checkpoint)
+        load_weights(model.model, checkpoint, args.checkpoint)
+    channels = _models.image_channels(model.model)
+    # a batch of one would be taken for a constant
+    batch = 1 if args.dynamic == 'none' else 2
+    example = draw_image(batch, tuple(args.shape), channels, args.normalization == 'inside', 0)
+    names = name_outputs(cfg, args, list(model.outputs(example)))
+    path = args.out.with_suffix(f'.unverified.{args.format}')
+    about = describe(cfg, args, checkpoint)
+    operators = write(args, model, example, names, path, about)
+
+    run = load(path)
+    found = verify(args, run, model, channels)
+    image = draw_image(1, tuple(args.shape), channels, args.normalization == 'inside', 3)
+    calls = {'eager': lambda: model(image), 'file': lambda: run(image)}
+    times = time_interleaved(calls, args.rounds, 2, image.device)
+    report(args, path, dict(zip(names, found)), times, operators)
+    if not max(found) <= TOLERANCE:  # nan neither
+        raise UsageError(
+            f'a file must differ from the model by at most {TOLERANCE:g}, got {max(found):.2g}; '
+            f'{path} was kept under this name'
+        )
+    path.replace(args.out)
+    print(f'verified: {args.out}')
+
+
+def report(
+    args: argparse.Namespace, path: Path, found: dict[str, float], times: dict, operators: Counter
+) -> None:
+    """Print what was measured, and a row for the table in docs/export.md."""
+    eager, file = times['eager'], times['file']
+    threads = torch.get_num_threads()
+    print(f'{args.format}, {path.stat().st_size / 2**20:.1f} MiB, dynamic: {args.dynamic}')
+    for name, value in found.items():
+        print(f'{name}: max |difference| {value:.2g}')
+    print(
+        f'latency of one image: eager {eager.median:.1f} ms, file {file.median:.1f} ms (median of '
+        f'{args.rounds} in turns, {threads} threads)'
+    )
+    print('operators: ' + ', '.join(f'{name} {n}' for name, n in sorted(operators.items())))
+    if odd := [name for name in sorted(operators) if name.startswith(UNPORTABLE)]:
+        warn(f'not every runtime has {", ".join(odd)}')
+    cells = (Path(args.config).stem, args.part, '{} x {}'.format(*args.shape), args.format)
+    cells += (args.dynamic, f'{max(found.values()):.1g}', f'{eager.median:.1f}')
+    cells += (f'{file.median:.1f}', f'{file.ratio(eager):.2f}')
+    print(f'| {" | ".join(cells)} |')
+
+
+if __name__ == '__main__':
+    _models.run(main)
