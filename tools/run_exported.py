@@ -16,7 +16,6 @@ import onnxruntime
 from PIL import Image, ImageDraw
 
 MARGIN = 1.25  # of the crop around a person, as in training
-THRESHOLD = 0.2  # joints with a lower score are not drawn
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,6 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('images', nargs='+', type=Path, metavar='image', help='picture files')
     add('--out-dir', type=Path, default=Path(), metavar='DIR', help='folder for pictures (.)')
     add('--bbox', type=float, nargs=4, metavar=('X', 'Y', 'W', 'H'), help='person, in pixels')
+    add('--threshold', type=float, default=0.2, help='lowest score of a joint (%(default)s)')
     args = parser.parse_args(argv)
     for path in (args.file, *args.images):
         if not path.is_file():
@@ -94,7 +94,9 @@ def find_joints(outputs: dict[str, np.ndarray], crop: tuple[float, ...]) -> np.n
     return joints
 
 
-def draw_joints(picture: Image.Image, joints: np.ndarray, about: dict) -> Image.Image:
+def draw_joints(
+    picture: Image.Image, joints: np.ndarray, about: dict, threshold: float
+) -> Image.Image:
     """Joints as dots, limbs as lines; enlarges small pictures."""
     factor = max(1, round(512 / max(picture.size)))
     picture = picture.resize([side * factor for side in picture.size])
@@ -102,10 +104,10 @@ def draw_joints(picture: Image.Image, joints: np.ndarray, about: dict) -> Image.
     places = [tuple(joint[:2] * factor) for joint in joints]
     radius = max(picture.size) / 120
     for a, b in about.get('skeleton', []):
-        if min(joints[a, 2], joints[b, 2]) >= THRESHOLD:
+        if min(joints[a, 2], joints[b, 2]) >= threshold:
             draw.line([places[a], places[b]], (255, 160, 0), max(round(radius / 1.5), 1))
     for (x, y), score in zip(places, joints[:, 2]):
-        if score >= THRESHOLD:
+        if score >= threshold:
             draw.ellipse([x - radius, y - radius, x + radius, y + radius], (40, 220, 80), (0, 0, 0))
     return picture
 
@@ -130,7 +132,7 @@ def run(session: onnxruntime.InferenceSession, path: Path, args: argparse.Namesp
         for k, (x, y, score) in enumerate(joints):
             name = about['keypoints'][k] if 'keypoints' in about else k
             print(f'{path.name}: {name} {x:.1f} {y:.1f} {score:.2f}')
-        drawn = draw_joints(picture, joints, about)
+        drawn = draw_joints(picture, joints, about, args.threshold)
     elif 'labels' in outputs or 'logits' in outputs:
         labels = outputs['labels'][0] if 'labels' in outputs else outputs['logits'][0].argmax(0)
         for k, count in zip(*np.unique(labels, return_counts=True)):

@@ -40,11 +40,12 @@ def pool_windows(x: Tensor, geometry: Geometry, ignore_padding: bool = False) ->
         ``(B, s * K_down, s * K_across, C)``.
     """
     size = geometry.window_size
-    padded = pad_to_windows(x, size, -torch.inf if ignore_padding else 0.0)
+    lowest = torch.finfo(x.dtype).min  # not -inf, which max pooling of onnxruntime does not return
+    padded = pad_to_windows(x, size, lowest if ignore_padding else 0.0)
     windows = partition_windows(padded, size).transpose(1, 2).unflatten(2, (size, size))
     pooled = max_of_parts(windows, geometry.semantic_window)  # B*K C s s
     if ignore_padding and any(geometry.padding):
-        pooled = pooled.masked_fill(pooled == -torch.inf, 0.0)
+        pooled = pooled.masked_fill(pooled == lowest, 0.0)
     tokens = pooled.flatten(2).transpose(1, 2)
     return merge_windows(tokens, geometry.semantic_window, geometry.semantic_hw)
 
