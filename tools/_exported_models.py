@@ -165,7 +165,8 @@ def read_dataset_meta(cfg: Config, checkpoint: dict) -> dict[str, Any]:
     if dataset is None:
         return {}
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    kind = DATASETS.get(dataset['type'])
+    # a name without a scope is looked up in mmengine only
+    kind = DATASETS.get(f'{find_host(cfg)}.{dataset["type"]}') or DATASETS.get(dataset['type'])
     found = {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}
     if 'from_file' in found:
         from mmpose.datasets.datasets.utils import parse_pose_metainfo

@@ -146,10 +146,10 @@ def test_maps_of_one_sample_are_channels_last():
 
 
 def test_group_rows_leaves_a_place_for_empty_groups():
-    order, counts, offsets = group_rows(torch.tensor([[2, 0, 2, 0]]), 4)
-    assert order.tolist() == [[1, 3, 0, 2]]
-    assert counts.tolist() == [[2, 0, 2, 0]]
-    assert offsets.tolist() == [0, 2, 2, 4]
+    groups = group_rows(torch.tensor([[2, 0, 2, 0]]), 4)
+    assert groups.order.tolist() == [[1, 3, 0, 2]]
+    assert groups.counts.tolist() == [[2, 0, 2, 0]]
+    assert groups.offsets.tolist() == [0, 2, 2, 4]
 
 
 def test_map_of_wrong_rank_is_refused():

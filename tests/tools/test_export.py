@@ -100,6 +100,15 @@ def test_names_of_outputs(tool, export, scope, number, names, tmp_path):
     assert tool.name_outputs(cfg, args, paths) == names
 
 
+def test_key_points_of_the_data_set_without_a_checkpoint(tool, commands):
+    pytest.importorskip('mmpose')
+    path, out = str(commands.demo_config), ['-o', 'x.pt2']
+    args = tool.parse_args([path, 'none', '--shape', '128', '96', *out])
+    about = tool.describe(tool._models.read_config(path, {}), args, {})
+    assert json.loads(about['keypoints'])[:2] == ['nose', 'left_eye']
+    assert [15, 13] in json.loads(about['skeleton']) and about['host'] == '"mmpose"'
+
+
 def test_archive_of_torch_export(export):
     path = export('--dynamic', 'batch', name='toy.pt2')
     extra = {'metadata.json': ''}
