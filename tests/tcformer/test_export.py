@@ -5,9 +5,10 @@ Exported models are compared with the model in ``tests/tools/test_export_rooms.p
 
 import pytest
 import torch
+from golden import cases as golden
 from mmtoken import MTA, TCFormer
 from mmtoken.tcformer.clustering import cluster_dpc_knn
-from mmtoken.tcformer.tokens import group_rows
+from mmtoken.tcformer.tokens import group_rows, tokens_to_map
 from tcformer.smallest import READERS, TINY
 
 FILES = ('common.attention', 'tcformer.clustering', 'tcformer.tokens')
@@ -87,6 +88,17 @@ def tied(batch):
     yield lattice
 
 
+def run_in_onnxruntime(model, example, folder):
+    """Export with any batch; return a function that runs the file."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript', reason='export to ONNX needs the extra "export"')
+    options = dict(dynamo=True, opset_version=18, dynamic_shapes=({0: 'batch'},), verbose=False)
+    torch.onnx.export(model.eval(), (example,), **options).save(folder / 'model.onnx')
+    session = onnxruntime.InferenceSession(folder / 'model.onnx')
+    name = session.get_inputs()[0].name
+    return lambda x: [torch.from_numpy(one) for one in session.run(None, {name: x.numpy()})]
+
+
 class Clusters(torch.nn.Module):
     def forward(self, x):
         found = cluster_dpc_knn(x, 24)
@@ -95,15 +107,42 @@ class Clusters(torch.nn.Module):
 
 @torch.no_grad()
 def test_clusters_are_the_same_in_onnxruntime(tmp_path):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript', reason='export to ONNX needs the extra "export"')
-    shapes = ({0: 'batch'},)
-    x = torch.randn(2, 96, 16)
-    options = dict(dynamo=True, opset_version=18, dynamic_shapes=shapes, verbose=False)
-    torch.onnx.export(Clusters(), (x,), **options).save(tmp_path / 'clusters.onnx')
-    session = onnxruntime.InferenceSession(tmp_path / 'clusters.onnx')
+    run = run_in_onnxruntime(Clusters(), torch.randn(2, 96, 16), tmp_path)
     for case in (*tied(1), *tied(3)):
-        found = session.run(None, {session.get_inputs()[0].name: case.numpy()})
         want = cluster_dpc_knn(case, 24)
-        assert torch.equal(torch.from_numpy(found[1]), want.center_idx)
-        assert torch.equal(torch.from_numpy(found[0]), want.assign_idx)
+        for got, expected in zip(run(case), (want.assign_idx, want.center_idx)):
+            assert torch.equal(got, expected)
+
+
+class MapsAndClusters(torch.nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, image):
+        stages = self.backbone(image)
+        maps = [tokens_to_map(stage) for stage in stages]
+        return *maps, *(stage.assign_idx for stage in stages[1:])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_golden_case_in_onnxruntime(tmp_path):
+    """The authors' maps and clusters, of two images."""
+    case = golden.CASES['tcformer_light_64x64']
+    model = MapsAndClusters(TCFormer('light'))
+    model.backbone.load_state_dict(golden.state(case), strict=True)
+    image = golden.image(case).float()
+    found = run_in_onnxruntime(model, image, tmp_path)(image)
+    names = [*(f'map{i}' for i in range(1, 5)), *(f'idx_token{i}' for i in range(2, 5))]
+    golden.check(case, dict(zip(names, found)), 2e-5, partly=True)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_local_parts_in_onnxruntime(tmp_path, randomize):
+    model = randomize(TCFormer(TINY, out_type='maps', local_parts=(4, 2, 1))).eval()
+    run = run_in_onnxruntime(model, torch.randn(2, 3, 97, 131), tmp_path)
+    for image in (torch.randn(1, 3, 97, 131), torch.ones(3, 3, 97, 131)):
+        for got, want in zip(run(image), model(image), strict=True):
+            torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
