@@ -99,7 +99,7 @@ def build(cfg: Config, args: Any) -> ExportedModel:
     whole = args.part == 'model'
     if whole:
         init_default_scope(cfg.get('default_scope') or 'mmengine')
-        (model,) = _models.build(cfg, MODELS, [cfg.model])
+        (model,) = _models.build(MODELS, [cfg.model])
     else:
         model = _models.build_part(cfg, args.part)
     inside = args.normalization == 'inside'

@@ -25,7 +25,7 @@ import torch
 from _checks import read_checkpoint
 from _cli import UsageError, make_parser, warn
 from _exported_models import PARTS, _models, build, describe, name_outputs
-from mmtoken.analysis.timing import time_interleaved
+from mmtoken.analysis.timing import Summary, measure_time
 from mmtoken.common.strict_load import load_state_dict_strict
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -146,6 +146,15 @@ def differences(got: list[Tensor], want: list[Tensor]) -> list[float]:
     ]
 
 
+def time_in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, Summary]:
+    """Time calls in turns, after two rounds of warm-up."""
+    times = {name: [] for name in calls}
+    for _ in range(rounds + 2):
+        for name, call in calls.items():
+            times[name].append(measure_time(call, torch.device('cpu')))
+    return {name: Summary(*map(tuple, zip(*found[2:]))) for name, found in times.items()}
+
+
 def verify(args: argparse.Namespace, run: Runner, model: nn.Module, channels: int) -> list[float]:
     """The larger difference of each output on two images that the file was not traced with."""
     shape, raw = tuple(args.shape), args.normalization == 'inside'
@@ -205,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     found = verify(args, run, model, channels)
     image = draw_image(1, tuple(args.shape), channels, args.normalization == 'inside', 3)
     calls = {'eager': lambda: model(image), 'file': lambda: run(image)}
-    times = time_interleaved(calls, args.rounds, 2, image.device)
+    times = time_in_turns(calls, args.rounds)
     report(args, path, dict(zip(names, found)), times, operators)
     if not max(found) <= TOLERANCE:  # nan neither
         raise UsageError(
