@@ -103,6 +103,8 @@ def export(
     """Write a file; return its operators."""
     axes = AXES[dynamic]
     if path.suffix == '.onnx':
+        import onnxscript.optimizer
+
         program = torch.onnx.export(
             model,
             (example,),
@@ -112,7 +114,10 @@ def export(
             output_names=names,
             dynamic_shapes=(axes,) if axes else None,
             verbose=False,
+            optimize=False,
         )
+        # larger constants are left to the runtime: the folding here resizes some of them wrongly
+        onnxscript.optimizer.optimize(program.model, input_size_limit=64)
         program.model.metadata_props.update(about, opset=str(OPSET))
         program.save(path, external_data=False)
         return Counter(node.op_type for node in program.model.graph.all_nodes())

@@ -13,7 +13,7 @@ from torch import nn
 
 onnx = pytest.importorskip('onnx', reason='export to ONNX needs the extra "export"')
 onnxruntime = pytest.importorskip('onnxruntime')
-pytest.importorskip('onnxscript')
+optimizer = pytest.importorskip('onnxscript.optimizer')
 
 CHAINS = {smallest_id(one): (one,) for one in BACKBONES}
 CHAINS |= {one['type']: (backbone, one) for one, backbone in READERS}
@@ -60,7 +60,9 @@ def export(model, hw, path):
         opset_version=18,
         dynamic_shapes=({0: 'batch'},),
         verbose=False,
+        optimize=False,
     )
+    optimizer.optimize(program.model, input_size_limit=64)  # as export.py does
     program.save(path)
     graph = onnx.load(path)
     assert {node.op_type for node in graph.graph.node} <= set(OPERATORS.split())
