@@ -25,7 +25,9 @@ def test_every_requirement_is_pinned_with_a_reason(stack):
     assert [line.split()[0] for line in lines] == pins
     assert all(re.search(r' # \w', line) for line in lines)
     assert set(PINS[stack]['source']) <= set(steps.COMPILED)
-    assert PINS[stack]['dev'] == PINS['onedl']['dev']
+    lacking = {'onnx', 'onnxscript', 'onnxruntime'} if stack == 'official' else set()  # torch 2.4
+    dev = PINS['onedl']['dev']
+    assert PINS[stack]['dev'] == {name: pin for name, pin in dev.items() if name not in lacking}
 
 
 def test_declared_floors_are_the_oldest_pins():
