@@ -116,7 +116,7 @@ def test_multiply_adds_of_torchvision():
 
 @pytest.mark.parametrize('side, measured', [(640, 57.1), slow(896, 138.0)])
 def test_multiply_adds_with_groups_of_a_detector(side, measured):
-    """As timm's model was counted, by us: nobody published these."""
+    """As timm's model is counted; we know of no published figure."""
     counted = count(build('tiny', partition='proportional'), side)
     assert round(counted.total_macs / 1e9, 1) == measured
 
