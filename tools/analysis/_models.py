@@ -15,11 +15,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # _cli lives beside train.py
 import _cli
 import mmtoken  # registers our models
-from _cli import check_output, make_parser, run
+from _cli import Options, check_output, make_parser, run
 from _errors import UsageError, one_sentence
 from _parts import build_nodes
 
-__all__ = ['UsageError', 'check_output', 'make_parser', 'run']  # for the scripts here
+__all__ = ['Options', 'UsageError', 'check_output', 'make_parser', 'run']  # for the scripts here
 
 
 def add_measuring_options(parser: argparse.ArgumentParser, several: bool = False) -> None:

@@ -16,10 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-from _models import UsageError, at_least, build_part, read_config, run
+from _models import Options, UsageError, at_least, build_part, check_output, read_config, run
 from _pictures import View
 from draw_tokens import load_weights, unique_stems
-from mmengine.config import DictAction
 from mmtoken.query_key.adapters import find_layers
 from mmtoken.query_key.figures import draw_curves, draw_histogram, draw_spectra
 from mmtoken.query_key.maps import count_prefix, draw_modes, find_mode_maps
@@ -60,8 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             args.checkpoint = None
         if not args.images:
             raise UsageError('modes needs pictures, got no image; name one')
-    if args.out_dir.exists() and not args.out_dir.is_dir():
-        raise UsageError(f'--out-dir must be a folder, got the file {str(args.out_dir)!r}')
+    check_output('--out-dir', args.out_dir, folder=True)
     if args.out_dir.exists() and any(args.out_dir.iterdir()) and not args.overwrite:
         raise UsageError(f'--out-dir must be new or empty, got {args.out_dir}; pass --overwrite')
     return args
@@ -72,7 +70,7 @@ def _add_model(parser: argparse.ArgumentParser, checkpoints: str | None) -> None
     add('config', help='config file of a model with a backbone')
     add('checkpoint', nargs=checkpoints, help='weights of the model or of its backbone')
     text = 'override config fields, e.g. model.backbone.arch=small'
-    add('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help=text)
+    add('--cfg-options', nargs='+', action=Options, default={}, metavar='KEY=VALUE', help=text)
 
 
 def build_backbone(args: argparse.Namespace) -> nn.Module:
