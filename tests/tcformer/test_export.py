@@ -7,8 +7,9 @@ import pytest
 import torch
 from golden import cases as golden
 from mmtoken import MTA, TCFormer
+from mmtoken.tcformer.bags import group_rows
 from mmtoken.tcformer.clustering import cluster_dpc_knn
-from mmtoken.tcformer.tokens import group_rows, tokens_to_map
+from mmtoken.tcformer.tokens import tokens_to_map
 from tcformer.smallest import READERS, TINY
 
 FILES = ('common.attention', 'tcformer.clustering', 'tcformer.tokens')

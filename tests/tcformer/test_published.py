@@ -7,7 +7,7 @@ import torch
 from mmtoken import MTA, TCFormer, record_tokens
 from mmtoken.analysis.counting import count_complexity, count_parameters
 from mmtoken.analysis.published import count_as_published
-from mmtoken.tcformer.tokens import Bags
+from mmtoken.tcformer.bags import Bags
 from tcformer.smallest import TINY
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode

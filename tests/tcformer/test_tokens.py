@@ -4,9 +4,9 @@ import pickle
 import pytest
 import torch
 from mmtoken.tcformer import reference
+from mmtoken.tcformer.bags import Bags, group_rows
 from mmtoken.tcformer.tokens import (
     TokenSet,
-    group_rows,
     interpolate_tokens,
     map_index,
     map_to_tokens,
@@ -62,6 +62,27 @@ def test_interpolate_tokens_equals_its_twin(init_hw, hw):
     check_same(
         interpolate_tokens(target, source), reference.interpolate_tokens(target, source), source.x
     )
+
+
+def test_averages_of_bags_have_gradients_of_any_order():
+    # the second bag is empty, and nothing takes row 1
+    weights = torch.tensor([0.5, 2.0, -1.0, 3.0], dtype=torch.float64)
+    bags = Bags(torch.tensor([2, 0, 2, 3]), torch.tensor([0, 1, 1]), weights=weights)
+    table = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    matrix = torch.tensor([[0, 0, 0.5, 0], [0, 0, 0, 0], [2.0, 0, -1, 3]], dtype=torch.float64)
+    check_same(bags.average(table), matrix @ table, table)
+    assert torch.autograd.gradcheck(bags.average, table)
+    assert torch.autograd.gradgradcheck(bags.average, table)
+    grad = torch.func.grad(lambda x: bags.average(x).square().sum())(table.detach())
+    torch.testing.assert_close(grad, 2 * matrix.T @ matrix @ table.detach())
+
+
+def test_weights_of_bags_that_need_a_gradient_get_one():
+    weights = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    bags = Bags(torch.tensor([1, 0, 1]), torch.tensor([0, 2]), weights=weights)
+    table = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    bags.average(table).sum().backward()
+    torch.testing.assert_close(weights.grad, table.detach()[bags.rows].sum(-1))
 
 
 def test_gradcheck():

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..common.checks import check_shape
 from ..common.tracing import is_onnx_export
-from .tokens import flatten_rows, no_autocast
+from .bags import flatten_rows
+from .tokens import no_autocast
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def cluster_dpc_knn(
     num_neighbors: int = 5,
     density_noise: float = 0.0,
     valid: Tensor | None = None,
+    num_parts: int = 1,
 ) -> Clustering:
     """Make the M tokens of highest density x separation centres; join the nearest centre.
 
@@ -70,6 +72,7 @@ def cluster_dpc_knn(
             were trained with 1e-6; 0 is deterministic.
         valid: ``(B, N)`` bool, False for padding, which repeats other tokens; every sample needs
             at least ``max(M, k)`` True values. Padding joins clusters but does not shape them.
+        num_parts: Consecutive samples that are the parts of one image; divides B.
 
     Returns:
         The clustering.
@@ -97,9 +100,11 @@ def cluster_dpc_knn(
     with no_autocast(x):
         if not _is_eager_cpu(x):
             return Clustering(*cluster(slice(None)))
-        # one sample at a time: products of the same size, whatever the batch
-        samples = [cluster(slice(i, i + 1)) for i in range(max(len(x), 1))]
-    return Clustering(*map(torch.cat, zip(*samples)))
+        # products of the same size, whatever the batch: those of one image, or some of its parts
+        most = max(2**20 // num_tokens**2, 1)
+        size = max(n for n in range(1, num_parts + 1) if n <= most and num_parts % n == 0)
+        groups = [cluster(slice(i, i + size)) for i in range(0, max(len(x), 1), size)]
+    return Clustering(*map(torch.cat, zip(*groups)))
 
 
 def _cluster(
@@ -259,12 +264,12 @@ def add_halves(x: Tensor) -> Tensor:
     """
     while (width := x.shape[-1]) > 1:
         half = (width + 1) // 2
-        if is_onnx_export():  # which has no views
-            sums = x[..., : width - half] + x[..., half:]
-            x = torch.cat((sums, x[..., width - half : half]), -1)
-        else:
+        if _is_eager_cpu(x):
             x[..., : width - half] += x[..., half:]
             x = x[..., :half]
+        else:  # ONNX has no views, and compilers turn them into copies
+            sums = x[..., : width - half] + x[..., half:]
+            x = sums if 2 * half == width else torch.cat((sums, x[..., width - half : half]), -1)
     return x[..., 0]
 
 

@@ -15,14 +15,13 @@ from torch.nn import functional as F
 
 from ..common.checks import HW
 from ..common.recorder import record
+from .bags import flatten_rows, group_rows
 from .clustering import Clustering, cluster_dpc_knn
 from .maps import TokenMerge
 from .parts import cluster_by_parts, grid_parts, run_parts
 from .tokens import (
     EPS,
     TokenSet,
-    flatten_rows,
-    group_rows,
     map_to_tokens,
     no_autocast,
     tokens_to_map,

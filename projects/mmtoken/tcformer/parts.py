@@ -127,6 +127,7 @@ def cluster_by_parts(
         min(num_neighbors, parts.min_size),
         density_noise,
         None if parts.valid is None else parts.valid.repeat(batch, 1),
+        num_parts,
     )
     first_cluster = torch.arange(num_parts, device=x.device)[:, None] * per_part
     assign = local.assign_idx.view(batch, num_parts, slots) + first_cluster

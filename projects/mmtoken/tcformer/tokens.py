@@ -19,11 +19,11 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..common.checks import HW, check_shape
 from ..common.layers import to_map, to_tokens
 from ..common.tracing import is_onnx_export
+from .bags import Bags, Groups, flatten_rows, group_rows, starts
 
 # The released models divide by (count + EPS), also in nearest-neighbour up-sampling, where the
 # factor 1 / (1 + EPS) remains.
@@ -43,58 +43,6 @@ def no_autocast(x: Tensor) -> AbstractContextManager:
     return torch.autocast(x.device.type if known else 'cpu', enabled=False)
 
 
-@dataclass(frozen=True)
-class Bags:
-    """Groups of rows to be summed, in compressed form; all pooling here is such a sum.
-
-    Args:
-        rows: ``(R,)`` row numbers, bag after bag.
-        offsets: ``(K,)`` start of each of the K bags in ``rows``.
-        owner: ``(R,)`` bag of each row, for an ONNX export, where rows are in any order.
-    """
-
-    rows: Tensor
-    offsets: Tensor
-    owner: Tensor | None = None
-
-    def sum(self, table: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Sum (optionally weighted) rows of ``table (T, C)`` within each bag -> ``(K, C)``.
-
-        A fused gather and segment sum: it needs no ``(R, C)`` copy and no atomics, and adds the
-        rows of a bag in their order.
-        """
-        if self.owner is not None:  # ONNX would need a loop over the bags
-            taken = table[self.rows]
-            taken = taken if weights is None else taken * weights[:, None]
-            sums = taken.new_zeros(self.offsets.shape[0], taken.shape[1])
-            return sums.index_add(0, self.owner, taken)
-        return F.embedding_bag(
-            self.rows, table, self.offsets, mode='sum', per_sample_weights=weights
-        )
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Positions sorted by the group they belong to.
-
-    Args:
-        order: ``(B, R)`` positions, group after group (stable).
-        counts: ``(B, K)`` positions in each group.
-        offsets: ``(B*K,)`` start of each group in the flattened order.
-        owner: ``(B*R,)`` group of each entry of the flattened order, only in an ONNX export, which
-            has no stable sort: ``order`` lists the positions from 0 there.
-    """
-
-    order: Tensor
-    counts: Tensor
-    offsets: Tensor
-    owner: Tensor | None = None
-
-    def bags(self, rows: Tensor) -> Bags:
-        """Bags of the ``rows (B*R,)`` at the sorted positions, one for each group."""
-        return Bags(rows, self.offsets, self.owner)
-
-
 def nearest_cells(source: int, target: int, device: torch.device) -> Tensor:
     """For each of ``target`` positions the nearest of ``source``, as in PyTorch's resize.
 
@@ -110,36 +58,6 @@ def map_index(init_hw: HW, hw: HW, device: torch.device) -> Tensor:
     rows = nearest_cells(hw[0], init_hw[0], device)
     cols = nearest_cells(hw[1], init_hw[1], device)
     return (rows[:, None] * hw[1] + cols).flatten()
-
-
-def group_rows(index: Tensor, num_groups: int) -> Groups:
-    """Sort positions by the group they belong to.
-
-    Args:
-        index: ``(B, R)`` group of each position, in [0, num_groups).
-        num_groups: K.
-
-    Returns:
-        The groups.
-    """
-    counts = index.new_zeros(index.shape[0], num_groups)
-    counts.scatter_add_(1, index, torch.ones_like(index))
-    if is_onnx_export():
-        order = torch.arange(index.shape[1], device=index.device).expand_as(index)
-        return Groups(order, counts, starts(counts), flatten_rows(index, num_groups))
-    return Groups(index.argsort(dim=1, stable=True), counts, starts(counts))
-
-
-def starts(counts: Tensor) -> Tensor:
-    """Flat start ``(B*K,)`` of each of the groups of ``counts (B, K)`` positions."""
-    flat = counts.flatten()
-    return flat.cumsum(0) - flat
-
-
-def flatten_rows(index: Tensor, rows_per_sample: int) -> Tensor:
-    """Per-sample row numbers ``(B, R)`` -> rows of the ``(B*rows_per_sample, C)`` table."""
-    shift = torch.arange(index.shape[0], device=index.device)[:, None] * rows_per_sample
-    return (index + shift).flatten()
 
 
 @dataclass(frozen=True)
@@ -223,8 +141,13 @@ class TokenSet:
             self._cache['weights'] = weights / (totals[owner, 0] + EPS)
         return self._cache['weights']
 
-    def _map_bags(self, hw: HW) -> tuple[Bags, Tensor]:
-        """Bags of tokens per map cell, and the number of grid cells ``(1, H*W, 1)`` in each."""
+    def _shares(self, counts: Tensor, group: Tensor) -> Tensor:
+        """Factor of each cell ``(B*N0,)`` in the mean of its ``group (B, N0)``."""
+        wide = torch.promote_types(self.x.dtype, torch.float32)
+        return 1 / (counts.gather(1, group).flatten().to(wide) + EPS)
+
+    def _map_bags(self, hw: HW) -> Bags:
+        """Bags that average the tokens in each map cell."""
         key = ('map', tuple(hw))
         if key not in self._cache:
             index = map_index(self.init_hw, hw, self.x.device)[None]
@@ -234,8 +157,19 @@ class TokenSet:
             if owner is not None:
                 owner = flatten_rows(owner.expand(batch, -1), hw[0] * hw[1])
             offsets = starts(cells.counts.repeat(batch, 1))
-            bags = Bags(flatten_rows(tokens, self.num_tokens), offsets, owner)
-            self._cache[key] = bags, cells.counts[..., None]
+            weights = self._shares(cells.counts, index.gather(1, cells.order)).repeat(batch)
+            rows = flatten_rows(tokens, self.num_tokens)
+            self._cache[key] = Bags(rows, offsets, owner, weights)
+        return self._cache[key]
+
+    def _owned_bags(self, hw: HW) -> Bags:
+        """Bags that average, for each token, the map over the grid cells that it owns."""
+        key = ('owned', tuple(hw))
+        if key not in self._cache:
+            cells = self._cells()
+            source = map_index(self.init_hw, hw, self.x.device)[cells.order]  # B N0
+            weights = self._shares(cells.counts, self.assign_idx.gather(1, cells.order))
+            self._cache[key] = cells.bags(flatten_rows(source, hw[0] * hw[1]), weights)
         return self._cache[key]
 
 
@@ -254,11 +188,9 @@ def tokens_to_map(tokens: TokenSet, hw: HW | None = None) -> Tensor:
     height, width = hw or tokens.hw
     if tokens.is_raster((height, width)):
         return to_map(tokens.x, (height, width))
-    bags, counts = tokens._map_bags((height, width))
     batch, _, dim = tokens.x.shape
-    pooled = bags.sum(tokens.x.reshape(-1, dim)).view(batch, height * width, dim)  # B H*W C
-    pooled = pooled / (counts.to(pooled.dtype) + EPS)
-    return to_map(pooled, (height, width))
+    pooled = tokens._map_bags((height, width)).average(tokens.x.reshape(-1, dim))
+    return to_map(pooled.view(batch, height * width, dim), (height, width))
 
 
 def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
@@ -276,11 +208,8 @@ def map_to_tokens(feature_map: Tensor, tokens: TokenSet) -> Tensor:
     cells = to_tokens(feature_map)  # B H*W C
     if tokens.is_raster((height, width)):
         return cells
-    owned = tokens._cells()
-    source = map_index(tokens.init_hw, (height, width), feature_map.device)[owned.order]  # B N0
-    bags = owned.bags(flatten_rows(source, height * width))
-    spread = bags.sum(cells.reshape(-1, dim)).view(batch, tokens.num_tokens, dim)  # B N C
-    return spread / (owned.counts[..., None].to(spread.dtype) + EPS)
+    spread = tokens._owned_bags((height, width)).average(cells.reshape(-1, dim))
+    return spread.view(batch, tokens.num_tokens, dim)
 
 
 def interpolate_tokens(target: TokenSet, source: TokenSet) -> Tensor:
@@ -298,7 +227,6 @@ def interpolate_tokens(target: TokenSet, source: TokenSet) -> Tensor:
     """
     cells = target._cells()
     batch, _, dim = source.x.shape
-    bags = cells.bags(flatten_rows(source.assign_idx.gather(1, cells.order), source.num_tokens))
-    weights = target._cell_weights().to(source.x.dtype)
-    summed = bags.sum(source.x.reshape(-1, dim), weights)
-    return summed.view(batch, target.num_tokens, dim)
+    rows = flatten_rows(source.assign_idx.gather(1, cells.order), source.num_tokens)
+    averaged = cells.bags(rows, target._cell_weights()).average(source.x.reshape(-1, dim))
+    return averaged.view(batch, target.num_tokens, dim)
