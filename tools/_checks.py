@@ -84,6 +84,8 @@ def check_files(cfg: Config, split: str) -> None:
 def innermost(dataset: dict | Sequence | None) -> Iterator[dict]:
     """Yield the data sets inside wrappers (``dataset=``) and concatenations (``datasets=``)."""
     for part in dataset if isinstance(dataset, (list, tuple)) else filter(None, [dataset]):
+        if not isinstance(part, dict):
+            raise UsageError(f'a dataset of a data loader must be a dict, got {part!r}')
         inner = part.get('dataset') or part.get('datasets')
         yield from innermost(inner) if inner else [part]
 

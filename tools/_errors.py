@@ -69,7 +69,8 @@ def explain(error: Exception, failed_lookup: dict[str, str]) -> str | None:
         return f'{rule}, {got}; correct the keys, or add _delete_=True to the dict'
     readers = ('fromfile', '_file2dict', '_parse_lazy_import')
     if (config := last_local(error, readers, 'filename')) and '<frozen importlib' not in text:
-        return f'a config and its bases must be valid, {got} in {config!r}; correct that file'
+        remedy = 'install it' if isinstance(error, ModuleNotFoundError) else 'correct that file'
+        return f'a config and its bases must be valid, {got} in {config!r}; {remedy}'
     if options := last_local(error, ('merge_from_dict',), 'options'):
         rule = f'--cfg-options must fit the config, {got} for {", ".join(options)}'
         return f'{rule}; elements of lists are named by their index, from 0'

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import mmengine
 import torch
+from _cli import run
 from demo_data import write_demo_data
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -151,8 +152,6 @@ def main() -> None:
 
 if __name__ == '__main__':
     try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+        run(main)
     except KeyboardInterrupt:
         sys.exit('\ninterrupted; run the same command again to resume')

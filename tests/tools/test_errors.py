@@ -24,6 +24,7 @@ LOADER = 'train_dataloader'
         ([f'{LOADER}.collate_fn.type=psuedo_collate'], 'did you mean pseudo_collate'),
         ([f'{LOADER}.batch_size=0'], r'ValueError: batch_size should be .* \(torch/utils/data'),
         ([f'{LOADER}.num_workers=-1'], 'num_workers option should be non-negative'),
+        ([f'{LOADER}.dataset=[1]'], 'dataset of a data loader must be a dict, got 1'),
         ([f'{LOADER}=abc'], "train_dataloader must be a dict, got 'abc'"),
         (['model=[1]'], r'model must be a dict, got \[1\]'),
         (['val_evaluator=abc'], 'AssertionError: evaluator must be one of dict'),
