@@ -119,6 +119,20 @@ def read_normalization(cfg: Config) -> dict[str, Any]:
     return dict(mean=list(map(float, mean)), std=list(map(float, std)), swaps=swaps)
 
 
+def find_outputs(model: ExportedModel, image: Tensor) -> list[str]:
+    """Paths of the outputs; raise unless a whole model needs nothing but an image."""
+    try:
+        return list(model.outputs(image))
+    except (AssertionError, AttributeError, NotImplementedError, TypeError) as error:
+        if not model.whole:
+            raise
+        kind = type(model.model).__name__
+        raise UsageError(
+            f'a whole exported model must run on images alone in mode="tensor", got {kind} with '
+            f'{type(error).__name__}: {error}; export a feature extractor with --part neck'
+        ) from error
+
+
 def name_outputs(cfg: Config, args: Any, paths: list[str]) -> list[str]:
     """Names of the outputs: what they are and, if there are several, which one."""
     name = NAMES.get(find_host(cfg), 'output') if args.part == 'model' else 'map'

@@ -18,13 +18,14 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from _checks import read_checkpoint
 from _cli import UsageError, make_parser, warn
-from _exported_models import PARTS, _models, build, describe, name_outputs
+from _exported_models import PARTS, _models, build, describe, find_outputs, name_outputs
 from mmtoken.analysis.timing import Summary, measure_time
 from mmtoken.common.strict_load import load_state_dict_strict
 from torch import Tensor, nn
@@ -80,15 +81,16 @@ def check_packages(kind: str) -> None:
         raise UsageError(f'export to ONNX needs torch >= 2.9, got {torch.__version__}; export pt2')
 
 
-def load_weights(model: nn.Module, checkpoint: dict, source: str) -> None:
+def load_weights(model: nn.Module, checkpoint: dict, source: str, whole: bool) -> None:
     """Load weights strictly; a part of a model takes its own."""
     state = checkpoint.get('state_dict', checkpoint)
-    parts = [f'{name}.' for name, _ in model.named_children()]
-    state = {key: value for key, value in state.items() if key.startswith(tuple(parts))}
+    if not whole:
+        parts = tuple(f'{name}.' for name, _ in model.named_children())
+        state = {key: value for key, value in state.items() if key.startswith(parts)}
     load_state_dict_strict(model, state, source=source)
 
 
-def draw_image(batch: int, hw: tuple[int, int], channels: int, raw: bool, seed: int) -> Tensor:
+def draw_image(seed: int, batch: int, hw: tuple[int, int], channels: int, raw: bool) -> Tensor:
     """Random smooth images with some noise: flat noise is unlike any photograph."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, channels, 5, 7, generator=random)
@@ -97,35 +99,74 @@ def draw_image(batch: int, hw: tuple[int, int], channels: int, raw: bool, seed: 
     return (image * 60 + 120).clamp(0, 255).round() if raw else image
 
 
-def export(
-    model: nn.Module, example: Tensor, names: list[str], path: Path, about: dict, dynamic: str
+def write_onnx(
+    model: nn.Module, example: Tensor, path: Path, axes: dict, names: list[str], about: dict
 ) -> Counter:
-    """Write a file; return its operators."""
-    axes = AXES[dynamic]
-    if path.suffix == '.onnx':
-        import onnxscript.optimizer
+    """Write an ONNX file; return its operators."""
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
 
-        program = torch.onnx.export(
-            model,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=['image'],
-            output_names=names,
-            dynamic_shapes=(axes,) if axes else None,
-            verbose=False,
-            optimize=False,
-        )
-        # larger constants are left to the runtime: the folding here resizes some of them wrongly
-        onnxscript.optimizer.optimize(program.model, input_size_limit=64)
-        program.model.metadata_props.update(about, opset=str(OPSET))
-        program.save(path, external_data=False)
-        return Counter(node.op_type for node in program.model.graph.all_nodes())
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=['image'],
+        output_names=names,
+        dynamic_shapes=(axes,) if axes else None,
+        verbose=False,
+        optimize=False,
+    )
+    # optimizer.optimize() would also look for patterns, which takes minutes and is left to the
+    # runtime; and it would fold large constants, some of which it resizes wrongly
+    optimizer.inline(program.model)
+    optimizer.fold_constants(program.model, input_size_limit=64)
+    for simplify in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.OutputFixPass(),
+        common.ClearMetadataAndDocStringPass(),  # stack traces
+    ):
+        simplify(program.model)
+    program.model.metadata_props.update(about, opset=str(OPSET))
+    program.save(path, external_data=False)
+    return Counter(node.op_type for node in program.model.graph.all_nodes())
+
+
+def write_pt2(
+    model: nn.Module, example: Tensor, path: Path, axes: dict, names: list[str], about: dict
+) -> Counter:
+    """Write an archive of torch.export; return its operators."""
     shapes = ({axis: torch.export.Dim.DYNAMIC for axis in axes},) if axes else None
     program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+    about = {**about, 'outputs': json.dumps(names)}
     torch.export.save(program, path, extra_files={'metadata.json': json.dumps(about)})
     calls = (node for node in program.graph.nodes if node.op == 'call_function')
     return Counter(str(node.target).removeprefix('aten.').split('.')[0] for node in calls)
+
+
+def write(model: nn.Module, example: Tensor, path: Path, dynamic: str, *facts: Any) -> Counter:
+    """Write a file of either format; raise if the model fixes a size that must be free."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return WRITERS[path.suffix](model, example, path, AXES[dynamic], *facts)
+    except Exception as error:
+        if dynamic == 'none':
+            raise
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise UsageError(
+            f'--dynamic {dynamic} needs a model that does not fix it, got '
+            f'"{str(cause).strip().splitlines()[0]}"; write one file per size with --dynamic '
+            'batch, or leave it out'
+        ) from error
+
+
+WRITERS = {'.onnx': write_onnx, '.pt2': write_pt2}
 
 
 def load(path: Path) -> Runner:
@@ -160,37 +201,14 @@ def time_in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, Summary]
     return {name: Summary(*map(tuple, zip(*found[2:]))) for name, found in times.items()}
 
 
-def verify(args: argparse.Namespace, run: Runner, model: nn.Module, channels: int) -> list[float]:
+def verify(args: argparse.Namespace, run: Runner, model: nn.Module, draw: Callable) -> list[float]:
     """The larger difference of each output on two images that the file was not traced with."""
-    shape, raw = tuple(args.shape), args.normalization == 'inside'
-    other = tuple(side + side // 3 for side in shape) if args.dynamic == 'size' else shape
-    batches = (1, 1) if args.dynamic == 'none' else (3, 1)
-    found = []
-    for seed, (batch, hw) in enumerate(zip(batches, (shape, other)), start=1):
-        image = draw_image(batch, hw, channels, raw, seed)
-        found.append(differences(run(image), list(model(image))))
+    height, width = args.shape
+    other = (height + height // 3, width + width // 3) if args.dynamic == 'size' else args.shape
+    first, second = draw(1, 1 if args.dynamic == 'none' else 3, args.shape), draw(2, 1, other)
+    pairs = zip(*(differences(run(image), list(model(image))) for image in (first, second)))
     # max() ignores a nan that is not the first
-    return [max(pair, key=lambda value: (value != value, value)) for pair in zip(*found)]
-
-
-def write(args: argparse.Namespace, model: nn.Module, example: Tensor, *facts: Any) -> Counter:
-    """Export to a file that is not verified yet; return its operators."""
-    names, path, about = facts
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return export(model, example, names, path, about, args.dynamic)
-    except Exception as error:
-        cause = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        if args.dynamic == 'none':
-            raise
-        reason = str(cause).strip().splitlines()[0]
-        raise UsageError(
-            f'--dynamic {args.dynamic} needs a model that does not fix it, got "{reason}"; write '
-            'one file per size with --dynamic batch, or leave it out'
-        ) from error
+    return [max(pair, key=lambda value: (value != value, value)) for pair in pairs]
 
 
 @torch.no_grad()
@@ -199,25 +217,23 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_packages(args.format)
     cfg = _models.read_config(args.config, args.cfg_options)
-    model = build(cfg, args).eval()
-    checkpoint = {}
+    model, checkpoint = build(cfg, args).eval(), {}
     if args.checkpoint == 'none':
         warn('random weights')
     else:
         checkpoint = read_checkpoint(args.checkpoint)
-        load_weights(model.model, checkpoint, args.checkpoint)
-    channels = _models.image_channels(model.model)
+        load_weights(model.model, checkpoint, args.checkpoint, model.whole)
+    channels, raw = _models.image_channels(model.model), args.normalization == 'inside'
+    draw = partial(draw_image, channels=channels, raw=raw)
     # a batch of one would be taken for a constant
-    batch = 1 if args.dynamic == 'none' else 2
-    example = draw_image(batch, tuple(args.shape), channels, args.normalization == 'inside', 0)
-    names = name_outputs(cfg, args, list(model.outputs(example)))
+    example = draw(0, 1 if args.dynamic == 'none' else 2, args.shape)
+    names = name_outputs(cfg, args, find_outputs(model, example))
     path = args.out.with_suffix(f'.unverified.{args.format}')
     about = describe(cfg, args, checkpoint)
-    operators = write(args, model, example, names, path, about)
+    operators = write(model, example, path, args.dynamic, names, about)
 
-    run = load(path)
-    found = verify(args, run, model, channels)
-    image = draw_image(1, tuple(args.shape), channels, args.normalization == 'inside', 3)
+    run, image = load(path), draw(3, 1, args.shape)
+    found = verify(args, run, model, draw)
     calls = {'eager': lambda: model(image), 'file': lambda: run(image)}
     times = time_in_turns(calls, args.rounds)
     report(args, path, dict(zip(names, found)), times, operators)

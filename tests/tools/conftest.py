@@ -86,6 +86,13 @@ def commands() -> Commands:
     return Commands()
 
 
+@pytest.fixture(scope='module')
+def export_tool(commands):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(commands.tools)
+        yield commands.load('export')
+
+
 @pytest.fixture
 def toy(commands, tmp_path, monkeypatch) -> Toy:
     monkeypatch.syspath_prepend(Path(__file__).parent)

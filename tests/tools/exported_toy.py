@@ -9,18 +9,24 @@ from torch import nn
 
 @MODELS.register_module()
 class TinyBackbone(nn.Module):
-    """One convolution; ``differs`` adds something in a trace only, ``fixes`` needs one size."""
+    """One convolution.
 
-    def __init__(self, differs=0.0, fixes=False, dim=4):
+    ``differs`` adds something in a trace only, ``fixes`` needs one size, ``counts`` has an operator
+    whose size depends on values.
+    """
+
+    def __init__(self, differs=0.0, fixes=False, counts=False, dim=4):
         super().__init__()
         self.conv = nn.Conv2d(3, dim, 3, 4, 1)
-        self.differs, self.fixes = differs, fixes
+        self.differs, self.fixes, self.counts = differs, fixes, counts
 
     def forward(self, image):
         check_image(image, 3, 16, 'toy')
         if self.fixes:
             image = image[:, :, : int(image.shape[2])]
         x = self.conv(image)
+        if self.counts:
+            x = x + (image > 0).nonzero().sum().clamp(max=0)
         return (x + self.differs if torch.compiler.is_compiling() else x,)
 
 
@@ -28,14 +34,16 @@ class TinyBackbone(nn.Module):
 class TinyModel(BaseModel):
     """Backbone and a head, called like the models of the hosts."""
 
-    def __init__(self, backbone, num_outs=1, data_preprocessor=None, **unused):
+    def __init__(self, backbone, num_outs=1, reads_samples=False, data_preprocessor=None, **unused):
         super().__init__()
         self.backbone = MODELS.build(backbone)
         self.decode_head = nn.Conv2d(self.backbone.conv.out_channels, 3, 1)
         self.decode_head.align_corners = False
-        self.num_outs = num_outs
+        self.num_outs, self.reads_samples = num_outs, reads_samples
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
+        if self.reads_samples:
+            inputs = inputs[..., : data_samples[0].width]
         maps = self.decode_head(self.backbone(inputs)[0])
         if self.num_outs == 2:
             return maps.mean(2), maps.mean(3)
