@@ -17,10 +17,10 @@ import inspect
 import json
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from _checks import read_checkpoint
@@ -147,12 +147,11 @@ def write_pt2(
     return Counter(str(node.target).removeprefix('aten.').split('.')[0] for node in calls)
 
 
-def write(model: nn.Module, example: Tensor, path: Path, dynamic: str, *facts: Any) -> Counter:
-    """Write a file of either format; raise if the model fixes a size that must be free."""
+@contextmanager
+def free_sizes(dynamic: str) -> Iterator[None]:
+    """Name what a model fixes if an export, or a run at another size, fails with free sizes."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return WRITERS[path.suffix](model, example, path, AXES[dynamic], *facts)
+        yield
     except Exception as error:
         if dynamic == 'none':
             raise
@@ -230,10 +229,13 @@ def main(argv: list[str] | None = None) -> None:
     names = name_outputs(cfg, args, find_outputs(model, example))
     path = args.out.with_suffix(f'.unverified.{args.format}')
     about = describe(cfg, args, checkpoint)
-    operators = write(model, example, path, args.dynamic, names, about)
-
-    run, image = load(path), draw(3, 1, args.shape)
-    found = verify(args, run, model, draw)
+    facts = (AXES[args.dynamic], names, about)
+    with free_sizes(args.dynamic):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            operators = WRITERS[path.suffix](model, example, path, *facts)
+        run, image = load(path), draw(3, 1, args.shape)
+        found = verify(args, run, model, draw)
     calls = {'eager': lambda: model(image), 'file': lambda: run(image)}
     times = time_in_turns(calls, args.rounds)
     report(args, path, dict(zip(names, found)), times, operators)

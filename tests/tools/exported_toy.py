@@ -5,25 +5,28 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmtoken.common.checks import check_image
 from torch import nn
+from torch.nn import functional as F
 
 
 @MODELS.register_module()
 class TinyBackbone(nn.Module):
     """One convolution.
 
-    ``differs`` adds something in a trace only, ``fixes`` needs one size, ``counts`` has an operator
-    whose size depends on values.
+    ``differs`` adds something in a trace only, ``fixes`` names what depends on the size of the
+    trace, ``counts`` has an operator whose size depends on values.
     """
 
-    def __init__(self, differs=0.0, fixes=False, counts=False, dim=4):
+    def __init__(self, differs=0.0, fixes=None, counts=False, dim=4):
         super().__init__()
         self.conv = nn.Conv2d(3, dim, 3, 4, 1)
         self.differs, self.fixes, self.counts = differs, fixes, counts
 
     def forward(self, image):
         check_image(image, 3, 16, 'toy')
-        if self.fixes:
+        if self.fixes == 'size':
             image = image[:, :, : int(image.shape[2])]
+        if self.fixes == 'padding' and image.shape[2] % 16:
+            image = F.pad(image, (0, 0, 0, 16 - image.shape[2] % 16))
         x = self.conv(image)
         if self.counts:
             x = x + (image > 0).nonzero().sum().clamp(max=0)

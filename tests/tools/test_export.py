@@ -148,9 +148,10 @@ def test_a_warning_of_operators_that_few_runtimes_have(export, capsys):
     assert 'not every runtime has NonZero' in captured.out + captured.err
 
 
-def test_a_fixed_size_is_refused(export):
-    with pytest.raises(ValueError, match='--dynamic size needs a model that does not fix it'):
-        export('--dynamic', 'size', options=('model.backbone.fixes=True',), name='toy.pt2')
+@pytest.mark.parametrize('what', ['size', 'padding'])
+def test_a_fixed_size_is_refused(export, what):
+    with pytest.raises(ValueError, match='--dynamic size needs a model that does not fix it, got'):
+        export('--dynamic', 'size', options=(f'model.backbone.fixes={what}',), name='toy.pt2')
 
 
 @pytest.mark.parametrize(
