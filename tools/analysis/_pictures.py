@@ -77,6 +77,14 @@ class View:
         return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
 
 
+def without_padding(image: Tensor) -> tuple[int, int]:
+    """Rows and columns of a normalised image ``(C, H, W)`` without the zeros below and right."""
+    real = image.any(0)
+    if not real.any():
+        return tuple(real.shape)
+    return tuple(int(real.any(axis).nonzero().max()) + 1 for axis in (1, 0))
+
+
 def _test_pipeline(cfg: Config) -> list[Any]:
     """The steps that need no annotations."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import cv2
 from _models import Options, UsageError, at_least, build_part, check_output, read_config, run
-from _pictures import View
+from _pictures import View, without_padding
 from draw_tokens import load_weights, unique_stems
 from mmtoken.query_key.adapters import find_layers
 from mmtoken.query_key.figures import draw_curves, draw_histogram, draw_spectra
 from mmtoken.query_key.maps import count_prefix, draw_modes, find_mode_maps
 from mmtoken.query_key.report import Report, analyse, find_layer, read_report
 from mmtoken.query_key.tokens import observe
-from torch import Tensor, nn
+from torch import nn
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -113,14 +113,6 @@ def compare(args: argparse.Namespace) -> None:
     args.out_dir.mkdir(parents=True, exist_ok=True)
     figure = draw_curves({label: report.layers for label, report in reports.items()})
     figure.savefig(args.out_dir / 'compare.png', dpi=150)
-
-
-def without_padding(image: Tensor) -> tuple[int, int]:
-    """Rows and columns of a normalised image ``(C, H, W)`` without the zeros below and right."""
-    real = image.any(0)
-    if not real.any():
-        return tuple(real.shape)
-    return tuple(int(real.any(axis).nonzero().max()) + 1 for axis in (1, 0))
 
 
 def modes(args: argparse.Namespace) -> None:
