@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -104,3 +105,105 @@ def test_wrong_models(main, write, tmp_path):
     with pytest.raises(ValueError, match='got no image'):
         main('modes', write(), 'weights.pth', '--layer', 0, '--out-dir', tmp_path / 'a')
     assert not (tmp_path / 'a').exists()
+
+
+MMSEG = """
+default_scope = 'mmseg'
+model = dict(
+    data_preprocessor=dict(type='SegDataPreProcessor', size_divisor=16),
+    backbone={backbone},
+    decode_head=dict(ignore_index=9))
+steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(48, 40), keep_ratio=True),
+    dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+test_dataloader = val_dataloader = dict(dataset=dict(type='BaseSegDataset', data_root={root!r},
+    metainfo=dict(classes=('a', 'b')), img_suffix='.png', pipeline=steps,
+    data_prefix=dict(img_path='images', seg_map_path='labels')))
+"""
+MMDET = """
+default_scope = 'mmdet'
+model = dict(data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=16),
+    backbone={backbone})
+steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(48, 40), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=('img_shape', 'ori_shape'))]
+test_dataloader = val_dataloader = dict(dataset=dict(type='CocoDataset', data_root={root!r},
+    metainfo=dict(classes=('a', 'b')), ann_file='coco.json', data_prefix=dict(img='images/'),
+    pipeline=steps))
+"""
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three images of 96x80, each with a square of class 0 and one of class 1, in both formats."""
+    annotations = []
+    for folder in ('images', 'labels'):
+        (tmp_path / folder).mkdir()
+    for n in range(3):
+        labels = np.full((80, 96), 9, np.uint8)
+        labels[:32, :32], labels[40:72, 48:80] = 0, 1
+        cv2.imwrite(str(tmp_path / f'labels/{n}.png'), labels)
+        image = np.random.default_rng(n).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f'images/{n}.png'), image)
+        for k, (x, y) in enumerate([(0, 0), (48, 40)]):
+            corners = [x, y, x + 32, y, x + 32, y + 32, x, y + 32]
+            one = dict(image_id=n, category_id=k, bbox=[x, y, 32, 32], area=1024, iscrowd=0)
+            annotations.append(one | dict(id=len(annotations), segmentation=[corners]))
+    images = [dict(id=n, file_name=f'{n}.png', width=96, height=80) for n in range(3)]
+    categories = [dict(id=k, name=name) for k, name in enumerate('ab')]
+
+    def write(host, masks=True):
+        found = [{k: v for k, v in a.items() if masks or k != 'segmentation'} for a in annotations]
+        coco = dict(images=images, annotations=found, categories=categories)
+        (tmp_path / 'coco.json').write_text(json.dumps(coco))
+        text = dict(mmdet=MMDET, mmseg=MMSEG)[host]
+        (tmp_path / f'{host}.py').write_text(text.format(backbone=BACKBONE, root=str(tmp_path)))
+        return tmp_path / f'{host}.py'
+
+    return write
+
+
+@pytest.mark.parametrize('host', ['mmdet', 'mmseg'])
+def test_prefer(main, dataset, tmp_path, capsys, host):
+    """Objects of 16 x 16 pixels in images of 48 x 40, which are padded to 48 x 48."""
+    pytest.importorskip(host)
+    main('prefer', dataset(host), '--images', 2, '--out-dir', tmp_path / 'a')
+    assert names(tmp_path / 'a') == ['prefer.json', 'prefer.png']
+    for one in json.loads((tmp_path / 'a/prefer.json').read_text()):
+        assert one['objects'] == 4
+        want = [256 / 1920, 0, 256 / 1920, 1408 / 1920]
+        np.testing.assert_allclose(one['area'], want, atol=1e-6)
+        np.testing.assert_allclose(np.sum(one['attention'], 1), 1)
+    assert 'even attention' in capsys.readouterr().out
+
+
+def test_prefer_needs_masks(main, dataset, write, tmp_path):
+    pytest.importorskip('mmdet')
+    with pytest.raises(ValueError, match="must have masks, got image 0 without 'mask'"):
+        main('prefer', dataset('mmdet', masks=False), '--out-dir', tmp_path / 'a')
+    with pytest.raises(ValueError, match='must have masks: .* got one of mmengine'):
+        main('prefer', write(), '--out-dir', tmp_path / 'a')
+    with pytest.raises(ValueError, match='must define train_dataloader'):
+        main('prefer', dataset('mmdet'), '--split', 'train', '--out-dir', tmp_path / 'a')
+    with pytest.raises(ValueError, match='the layer must be one of'):
+        main('prefer', dataset('mmdet'), '--layers', 9, '--out-dir', tmp_path / 'a')
+    assert not (tmp_path / 'a').exists()
+
+
+def test_retrieve(main, write, dataset, tmp_path, capsys):
+    dataset('mmdet')
+    (tmp_path / 'images/broken.png').write_text('no picture')
+    arguments = ('retrieve', write(), '--random-weights', tmp_path / 'images', '--layer', 1)
+    main(*arguments, '--head', 0, '--mode', 1, '--top', 2, '--out-dir', tmp_path / 'a')
+    shown, warned = capsys.readouterr()
+    assert 'broken.png' in warned
+    scores = [float(line.split('\t')[0]) for line in shown.splitlines()]
+    assert len(scores) == 2 and scores == sorted(scores, reverse=True)
+    assert names(tmp_path / 'a') == ['00.png', '01.png', 'retrieve.json']
+    for wrong, message in (((2, 0), r'head must be in \[0, 2\)'), ((0, 8), r'modes must be in')):
+        with pytest.raises(ValueError, match=message):
+            out = ('--head', wrong[0], '--mode', wrong[1], '--out-dir', tmp_path / 'b')
+            main(*arguments, *out)
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match='pictures that can be read, got none'):
+        empty = ('--random-weights', tmp_path / 'empty', '--layer', 1, '--head', 0, '--mode', 0)
+        main('retrieve', write(), *empty, '--out-dir', tmp_path / 'b')
+    assert not (tmp_path / 'b').exists()

@@ -3,28 +3,39 @@
 python tools/analysis/query_key.py analyze CONFIG [CHECKPOINT] --out-dir DIR
 python tools/analysis/query_key.py compare DIR DIR... --out-dir DIR [--labels A B...]
 python tools/analysis/query_key.py modes CONFIG CHECKPOINT IMAGE... --layer L --out-dir DIR
+python tools/analysis/query_key.py prefer CONFIG CHECKPOINT --out-dir DIR [--split val]
+python tools/analysis/query_key.py retrieve CONFIG CHECKPOINT PLACE... --layer L --head H --mode M
 
 analyze writes a table, query_key.json, query_key.csv and three figures: the cosine of query and key
 over depth, the spectrum of every head, and the histogram of cosines. compare draws the curves of
 several analyses over each other, e.g. of an untrained and a trained model. modes draws a sheet per
-image: where the tokens are that a mode asks from (red) and those that it finds (cyan).
+image: where the tokens are that a mode asks from (red) and those that it finds (cyan). prefer reads
+the masks of a data set and says where the attention of a token in an object goes: the same object,
+another one of its class, another class, or background. retrieve draws the images, of files and
+folders, that a mode answers to most.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 from _models import Options, UsageError, at_least, build_part, check_output, read_config, run
 from _pictures import View, without_padding
+from _scenes import Scenes
 from draw_tokens import load_weights, unique_stems
 from mmtoken.query_key.adapters import find_layers
+from mmtoken.query_key.attention import AttentionReader
 from mmtoken.query_key.figures import draw_curves, draw_histogram, draw_spectra
 from mmtoken.query_key.maps import count_prefix, draw_modes, find_mode_maps
+from mmtoken.query_key.prefer import Preference, draw_preferences, table
 from mmtoken.query_key.report import Report, analyse, find_layer, read_report
+from mmtoken.query_key.retrieve import Found, ModeScore, best, find_images
 from mmtoken.query_key.tokens import observe
 from torch import nn
+from tqdm import tqdm
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,13 +63,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     one.add_argument('--head', type=int, help='(all)')
     one.add_argument('--mode', type=int, nargs='+', help='modes of --head (those that matter most)')
     one.add_argument('--top', type=at_least(1), default=7, help='number of modes without --mode')
+    one = command('prefer', prefer, 'where attention goes: object, class or background')
+    _add_model(one, '?')
+    one.add_argument('--layers', nargs='+', metavar='L', help='numbers or names (all)')
+    one.add_argument('--split', choices=['train', 'val', 'test'], default='val', help='(val)')
+    one.add_argument('--images', type=at_least(1), metavar='N', help='evenly spread ones only')
+    one = command('retrieve', retrieve, 'images that a mode answers to most')
+    _add_model(one, None)
+    text = 'picture files, or folders with any number of them'
+    one.add_argument('images', nargs='*', type=Path, metavar='place', help=text)
+    one.add_argument('--random-weights', action='store_true', help='no CHECKPOINT')
+    for name in ('layer', 'head', 'mode'):
+        kind = str if name == 'layer' else int
+        one.add_argument(f'--{name}', type=kind, required=True, help='see modes and analyze')
+    one.add_argument('--top', type=at_least(1), default=8, help='number of images (8)')
     args = parser.parse_args(argv)
-    if args.command == 'modes':
+    if args.command in ('modes', 'retrieve'):
         if args.random_weights:
             args.images.insert(0, Path(args.checkpoint))
             args.checkpoint = None
         if not args.images:
-            raise UsageError('modes needs pictures, got no image; name one')
+            raise UsageError(f'{args.command} needs pictures, got no image; name one')
     check_output('--out-dir', args.out_dir, folder=True)
     if args.out_dir.exists() and any(args.out_dir.iterdir()) and not args.overwrite:
         raise UsageError(f'--out-dir must be new or empty, got {args.out_dir}; pass --overwrite')
@@ -133,6 +158,67 @@ def modes(args: argparse.Namespace) -> None:
         args.out_dir.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(args.out_dir / f'{stem}_modes.png'), sheet[..., ::-1])
         print(args.out_dir / f'{stem}_modes.png')
+
+
+def prefer(args: argparse.Namespace) -> None:
+    """Write a table, numbers and a figure."""
+    cfg = read_config(args.config, args.cfg_options)
+    backbone = build_backbone(args)
+    layers, _ = find_layers(backbone)
+    layers = [find_layer(layers, one) for one in args.layers] if args.layers else layers
+    scenes, read = Scenes(cfg, args.split, args.images), AttentionReader(backbone, layers)
+    found = {layer.name: Preference(layer.name) for layer in layers}
+    for inputs, scene in tqdm(scenes, disable=None):
+        for name, attention in read(inputs).items():
+            found[name].add(attention, scene)
+    for name, one in found.items():
+        if not one.objects:
+            reason = read.refused.get(name, 'no object covers half a cell')
+            print(f'warning: {name} is left out: {reason}', file=sys.stderr)
+    summaries = [one.summary() for one in found.values() if one.objects]
+    if not summaries:
+        raise UsageError(
+            f'the data set must have objects as large as tokens, got none in {args.split}'
+        )
+    print(table(summaries))
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    (args.out_dir / 'prefer.json').write_text(json.dumps(summaries, indent=1))
+    draw_preferences(summaries).savefig(args.out_dir / 'prefer.png', dpi=150)
+
+
+def retrieve(args: argparse.Namespace) -> None:
+    """Print the images, and draw a sheet of them."""
+    backbone = build_backbone(args)
+    layer = find_layer(find_layers(backbone)[0], args.layer)
+    score = ModeScore(backbone, layer, args.head, args.mode)
+    view = View(read_config(args.config, args.cfg_options))
+
+    def scored() -> Iterator[Found]:
+        for path in tqdm(find_images(args.images), disable=None, unit=' images'):
+            try:
+                inputs, _ = view(path)
+            except UsageError as error:  # one of many
+                print(f'warning: {error}', file=sys.stderr)
+                continue
+            yield Found(score(inputs), path)
+
+    found = best(scored(), args.top)
+    if not found:
+        raise UsageError('retrieve needs pictures that can be read, got none')
+    panels = []
+    for one in found:
+        print(f'{one.score:.4g}\t{one.path}')
+        inputs, picture = view(one.path)
+        size = tuple(inputs.shape[2:])
+        seen = observe(backbone, [layer], lambda inputs=inputs: backbone(inputs))[layer.name]
+        drawn = find_mode_maps(layer, seen, size, score.prefix, args.head, [args.mode])
+        title = f'{one.score:.3g}  {one.path.name}'
+        panels.append(draw_modes(picture, drawn, size, title, without_padding(inputs[0])))
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    for number, panel in enumerate(panels):
+        cv2.imwrite(str(args.out_dir / f'{number:02}.png'), panel[..., ::-1])
+    rows = [dict(score=one.score, path=str(one.path)) for one in found]
+    (args.out_dir / 'retrieve.json').write_text(json.dumps(rows, indent=1))
 
 
 def main(argv: list[str] | None = None) -> None:

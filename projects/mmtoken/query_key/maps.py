@@ -101,13 +101,7 @@ def find_mode_maps(
     Raises:
         ValueError: If a head or mode does not exist, or tokens do not lie on a grid.
     """
-    h, d, dim = layer.projections.wq.shape
-    if head is not None and not 0 <= head < h:
-        raise ValueError(f'head must be in [0, {h}) in {layer.name}, got {head}')
-    wrong = [n for n in numbers or () if not 0 <= n < min(d, dim)]
-    if wrong or (numbers and head is None):
-        rule = f'modes must be in [0, {min(d, dim)}) and of one head'
-        raise ValueError(f'{rule} in {layer.name}, got modes {numbers} of head {head}')
+    check_mode(layer, head, numbers)
     share = contributions(layer, seen)
     share = share / share.abs().sum().clamp(min=1e-30)
     if numbers is None:
@@ -119,8 +113,8 @@ def find_mode_maps(
     modes, found = find_modes(layer.projections.wq, layer.projections.wk), []
     for one, n in places:
         u, v = modes.queries[one, :, n], modes.keys[one, :, n]
-        queries = _on_grid(seen.queries[0], u, 0, layer, seen, input_hw, prefix)
-        keys = _on_grid(seen.keys[0], v, 1, layer, seen, input_hw, prefix)
+        queries = on_grid(seen.queries[0], u, 0, layer, seen, input_hw, prefix)
+        keys = on_grid(seen.keys[0], v, 1, layer, seen, input_hw, prefix)
         # of both signs, that under which the image answers more
         if queries.max() * keys.max() < queries.min() * keys.min():
             queries, keys = -queries, -keys
@@ -129,7 +123,18 @@ def find_mode_maps(
     return found
 
 
-def _on_grid(
+def check_mode(layer: Layer, head: int | None, numbers: Sequence[int] | None) -> None:
+    """Raise unless a layer has this head and these modes."""
+    h, d, dim = layer.projections.wq.shape
+    if head is not None and not 0 <= head < h:
+        raise ValueError(f'head must be in [0, {h}) in {layer.name}, got {head}')
+    wrong = [n for n in numbers or () if not 0 <= n < min(d, dim)]
+    if wrong or (numbers and head is None):
+        rule = f'modes must be in [0, {min(d, dim)}) and of one head'
+        raise ValueError(f'{rule} in {layer.name}, got modes {numbers} of head {head}')
+
+
+def on_grid(
     source: Source, vector: Tensor, place: int, layer: Layer, seen: Seen, input_hw: HW, prefix: int
 ) -> Tensor:
     """Product of each token with a vector, ``(H, W)``."""
