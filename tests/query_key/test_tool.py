@@ -207,3 +207,13 @@ def test_retrieve(main, write, dataset, tmp_path, capsys):
         empty = ('--random-weights', tmp_path / 'empty', '--layer', 1, '--head', 0, '--mode', 0)
         main('retrieve', write(), *empty, '--out-dir', tmp_path / 'b')
     assert not (tmp_path / 'b').exists()
+
+
+def test_figures_of_the_paper(main, write, photo, tmp_path, capsys):
+    main('vit', write(), '--images', photo, '--out-dir', tmp_path / 'a')
+    assert names(tmp_path / 'a') == ['distances.png', 'filters.png', 'positions.png']
+    assert 'blocks.1.attn: mean attention distance' in capsys.readouterr().out
+    with pytest.raises(ValueError, match='must have something to draw'):
+        resnet = dict(type='TimmFeatures', model='resnet18')
+        main('vit', write(resnet), '--out-dir', tmp_path / 'b')
+    assert 'no filters and no positions' in capsys.readouterr().err

@@ -5,6 +5,7 @@ python tools/analysis/query_key.py compare DIR DIR... --out-dir DIR [--labels A 
 python tools/analysis/query_key.py modes CONFIG CHECKPOINT IMAGE... --layer L --out-dir DIR
 python tools/analysis/query_key.py prefer CONFIG CHECKPOINT --out-dir DIR [--split val]
 python tools/analysis/query_key.py retrieve CONFIG CHECKPOINT PLACE... --layer L --head H --mode M
+python tools/analysis/query_key.py vit CONFIG [CHECKPOINT] --out-dir DIR [--images IMAGE...]
 
 analyze writes a table, query_key.json, query_key.csv and three figures: the cosine of query and key
 over depth, the spectrum of every head, and the histogram of cosines. compare draws the curves of
@@ -12,7 +13,8 @@ several analyses over each other, e.g. of an untrained and a trained model. mode
 image: where the tokens are that a mode asks from (red) and those that it finds (cyan). prefer reads
 the masks of a data set and says where the attention of a token in an object goes: the same object,
 another one of its class, another class, or background. retrieve draws the images, of files and
-folders, that a mode answers to most.
+folders, that a mode answers to most. vit draws the figures of the ViT paper: attention distances of
+heads, the similarity of position embeddings, principal components of the patch embedding.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
+import torch
 from _models import Options, UsageError, at_least, build_part, check_output, read_config, run
 from _pictures import View, without_padding
 from _scenes import Scenes
@@ -34,6 +37,14 @@ from mmtoken.query_key.prefer import Preference, draw_preferences, table
 from mmtoken.query_key.report import Report, analyse, find_layer, read_report
 from mmtoken.query_key.retrieve import Found, ModeScore, best, find_images
 from mmtoken.query_key.tokens import observe
+from mmtoken.query_key.vit_figures import (
+    draw_distances,
+    draw_filters,
+    draw_positions,
+    find_filters,
+    find_positions,
+    mean_distance,
+)
 from torch import nn
 from tqdm import tqdm
 
@@ -77,6 +88,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         kind = str if name == 'layer' else int
         one.add_argument(f'--{name}', type=kind, required=True, help='see modes and analyze')
     one.add_argument('--top', type=at_least(1), default=8, help='number of images (8)')
+    one = command('vit', vit, 'attention distance, position embeddings, filters (ViT paper)')
+    _add_model(one, '?')
+    one.add_argument('--images', nargs='+', type=Path, default=[], help='for attention distances')
     args = parser.parse_args(argv)
     if args.command in ('modes', 'retrieve'):
         if args.random_weights:
@@ -219,6 +233,42 @@ def retrieve(args: argparse.Namespace) -> None:
         cv2.imwrite(str(args.out_dir / f'{number:02}.png'), panel[..., ::-1])
     rows = [dict(score=one.score, path=str(one.path)) for one in found]
     (args.out_dir / 'retrieve.json').write_text(json.dumps(rows, indent=1))
+
+
+def vit(args: argparse.Namespace) -> None:
+    """Draw the figures that the model has something for."""
+    backbone = build_backbone(args)
+    figures, missing = {}, []
+    for name, find, draw in (
+        ('filters', find_filters, draw_filters),
+        ('positions', find_positions, draw_positions),
+    ):
+        found = find(backbone)
+        if found is None:
+            missing.append(name)
+        else:
+            figures[name] = draw(found)
+    if args.images:
+        view = View(read_config(args.config, args.cfg_options))
+        read, total = AttentionReader(backbone, find_layers(backbone)[0]), {}
+        for path in tqdm(args.images, disable=None):
+            inputs, _ = view(path)
+            for name, one in read(inputs).items():
+                total.setdefault(name, []).append(mean_distance(one, tuple(inputs.shape[2:])))
+        distances = {name: torch.stack(one).mean(0) for name, one in total.items()}
+        for name, heads in distances.items():
+            print(f'{name}: mean attention distance {heads.mean():.1f} pixels')
+        if distances:
+            figures['distances'] = draw_distances(distances)
+        for name, reason in read.refused.items():
+            print(f'warning: {name} is left out: {reason}', file=sys.stderr)
+    if missing:
+        print(f'note: the backbone has no {" and no ".join(missing)} to draw', file=sys.stderr)
+    if not figures:
+        raise UsageError('the backbone must have something to draw, got none; pass --images')
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(args.out_dir / f'{name}.png', dpi=150)
 
 
 def main(argv: list[str] | None = None) -> None:

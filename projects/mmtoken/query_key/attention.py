@@ -109,7 +109,7 @@ class GridAttention:
         tokens, labels = self.queries.unique(return_inverse=True)
         boxes = None
         if len(tokens) == labels.numel() or len(tokens) * self.keys.numel() > most:
-            labels, cells = _thin_out(tuple(self.queries.shape), most // self.keys.numel())
+            labels, cells = thin_out(tuple(self.queries.shape), most // self.keys.numel())
             tokens = self.queries[cells[:, 0], cells[:, 1]]
             boxes = torch.cat((cells, cells + 1), 1)
         values = torch.stack([100 * self.of_token(token).mean(0) for token in tokens.tolist()])
@@ -214,7 +214,7 @@ def _stride(input_hw: HW, cells: Tensor) -> int:
     return max(-(-side // count) for side, count in zip(input_hw, cells.shape))
 
 
-def _thin_out(size: HW, most: int) -> tuple[Tensor, Tensor]:
+def thin_out(size: HW, most: int) -> tuple[Tensor, Tensor]:
     """Cut a grid into at most ``most`` squares: the square and, by square, the middle cell."""
     step = 1
     while math.prod(-(-side // step) for side in size) > max(most, 1):

@@ -34,12 +34,20 @@ class Scene:
 
     objects: Tensor
     classes: list[int]
+    _covers: dict[tuple, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def regions(self, number: int) -> Tensor:
         """Masks of the regions around an object, in the order of ``REGIONS``, ``(4, H, W)``."""
         classes = torch.tensor([*self.classes, -2, -1])[self.objects]  # -1 and -2 are the last two
         same, alike = self.objects == number, classes == self.classes[number]
         return torch.stack((same, alike & ~same, (classes >= 0) & ~alike, self.objects == -1))
+
+    def cover(self, number: int, size: HW) -> Tensor:
+        """Share of each cell of a grid that each region covers, ``(4, H', W')``; kept."""
+        if (number, size) not in self._covers:
+            stride = max(-(-side // count) for side, count in zip(self.objects.shape, size))
+            self._covers[number, size] = cover(self.regions(number), size, stride)
+        return self._covers[number, size]
 
 
 def scene_of_masks(masks: np.ndarray, classes: Sequence[int]) -> Scene:
@@ -90,17 +98,12 @@ def preferences(attention: GridAttention, scene: Scene) -> Iterator[tuple[Tensor
         By region, each summing to 1: shares of the attention of each head ``(h, 4)``, and of the
         area that the token can attend to ``(4,)``.
     """
-    query_stride, key_stride = (
-        max(-(-side // count) for side, count in zip(scene.objects.shape, cells.shape))
-        for cells in (attention.queries, attention.keys)
-    )
     for number in range(len(scene.classes)):
-        regions = scene.regions(number)
-        own = cover(regions[:1], tuple(attention.queries.shape), query_stride)[0]
+        own = scene.cover(number, tuple(attention.queries.shape))[0]
         if own.max() < 0.5:
             continue
         token = int(attention.queries.flatten()[own.argmax()])
-        areas = cover(regions, tuple(attention.keys.shape), key_stride)  # 4 H' W'
+        areas = scene.cover(number, tuple(attention.keys.shape))
         weights = attention.of_token(token)
         areas = areas * ~weights[:1].isnan()
         mass = torch.einsum(
