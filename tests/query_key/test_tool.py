@@ -217,3 +217,13 @@ def test_figures_of_the_paper(main, write, photo, tmp_path, capsys):
         resnet = dict(type='TimmFeatures', model='resnet18')
         main('vit', write(resnet), '--out-dir', tmp_path / 'b')
     assert 'no filters and no positions' in capsys.readouterr().err
+
+
+def test_analyze_with_an_image_and_rotary_positions(main, write, photo, tmp_path, capsys):
+    out = ('--image', photo, '--out-dir', tmp_path / 'a')
+    main('analyze', write(BACKBONE | dict(rope='eva02')), *out)
+    assert 'offsets.png' in names(tmp_path / 'a')
+    head, first = capsys.readouterr().out.splitlines()[:2]
+    assert 'folded  key bias' in head and ' - ' in first + ' '
+    (one, _) = json.loads((tmp_path / 'a/query_key.json').read_text())['layers']
+    assert len(one['cos_avg_folded']) == 2 and one['key_bias_share'] == []

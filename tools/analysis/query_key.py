@@ -31,8 +31,9 @@ from _scenes import Scenes
 from draw_tokens import load_weights, unique_stems
 from mmtoken.query_key.adapters import find_layers
 from mmtoken.query_key.attention import AttentionReader
-from mmtoken.query_key.figures import draw_curves, draw_histogram, draw_spectra
+from mmtoken.query_key.figures import draw_curves, draw_histogram, draw_offsets, draw_spectra
 from mmtoken.query_key.maps import count_prefix, draw_modes, find_mode_maps
+from mmtoken.query_key.on_image import add_image
 from mmtoken.query_key.prefer import Preference, draw_preferences, table
 from mmtoken.query_key.report import Report, analyse, find_layer, read_report
 from mmtoken.query_key.retrieve import Found, ModeScore, best, find_images
@@ -63,6 +64,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     one = command('analyze', analyze, 'numbers and figures of a backbone, from its weights')
     _add_model(one, '?')
+    text = 'adds the norm in front of each layer and the share of the key bias'
+    one.add_argument('--image', type=Path, help=text)
     one = command('compare', compare, 'curves of several analyses over each other')
     one.add_argument('reports', nargs='+', type=Path, metavar='report', help='folder of analyze')
     one.add_argument('--labels', nargs='+', help='names of the curves (those of the folders)')
@@ -125,7 +128,11 @@ def build_backbone(args: argparse.Namespace) -> nn.Module:
 
 def analyze(args: argparse.Namespace) -> None:
     """Write table, numbers and figures."""
-    report = analyse(build_backbone(args))
+    backbone = build_backbone(args)
+    report = analyse(backbone)
+    if args.image:
+        inputs, _ = View(read_config(args.config, args.cfg_options))(args.image)
+        report = add_image(report, backbone, find_layers(backbone)[0], lambda: backbone(inputs))
     print(report.table())
     if not report.layers:
         raise UsageError('a backbone must have attention layers that can be analysed, got none')
@@ -135,6 +142,8 @@ def analyze(args: argparse.Namespace) -> None:
     draw_curves({Path(label).name: report.layers}).savefig(args.out_dir / 'curve.png', dpi=150)
     draw_spectra(report.layers).savefig(args.out_dir / 'spectra.png', dpi=110)
     draw_histogram(report.layers).savefig(args.out_dir / 'histogram.png', dpi=150)
+    if any(one.cos_avg_at for one in report.layers):
+        draw_offsets(report.layers).savefig(args.out_dir / 'offsets.png', dpi=150)
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -89,6 +90,26 @@ def draw_histogram(layers: Sequence[LayerReport]) -> Figure:
         axes.set_yticks(range(len(layers)), [one.name for one in layers], fontsize=7)
     axes.set(xlabel='cosine of query and key of a mode')
     figure.colorbar(image, label='share of modes')
+    return figure
+
+
+def draw_offsets(layers: Sequence[LayerReport]) -> Figure:
+    """Rotary positions: ``cos_avg`` by offset between query and key, one line per layer.
+
+    Layers without offsets are left out; dark lines are early layers.
+    """
+    layers = [one for one in layers if one.cos_avg_at]
+    figure = Figure((9, 4), layout='constrained')
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, name in zip(panels, ('rows', 'columns')):
+        for depth, one in zip(_depths(layers), layers):
+            curve = {0.0: one.mean}
+            curve |= {float(k): sum(v) / len(v) for k, v in one.cos_avg_at[name].items()}
+            axes.plot(*zip(*curve.items()), 'o-', ms=3, color=colormaps['viridis'](0.9 * depth))
+        band = layers[0].random_band
+        axes.axhspan(-band, band, color=BAND, lw=0, zorder=0)
+        axes.set(xlabel=f'offset of the key along {name}')
+    panels[0].set(ylabel='cosine of query and key, weighted')
     return figure
 
 

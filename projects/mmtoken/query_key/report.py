@@ -43,6 +43,10 @@ class LayerReport:
         notes: See :class:`~mmtoken.query_key.adapters.Projections`.
         cos_avg_at: ``'rows'`` and ``'columns'``, with rotary positions: offset of the key to
             ``cos_avg`` of each head.
+        cos_avg_folded: ``cos_avg`` with the scale of the norm in front folded in; empty without an
+            image, or without such a norm.
+        key_bias_share: Share of the key bias in the variance of logits over keys; empty without an
+            image, and with rotary positions.
     """
 
     name: str
@@ -56,6 +60,8 @@ class LayerReport:
     random_band: float
     notes: list[str] = field(default_factory=list)
     cos_avg_at: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    cos_avg_folded: list[float] = field(default_factory=list)
+    key_bias_share: list[float] = field(default_factory=list)
 
     @property
     def mean(self) -> float:
@@ -78,13 +84,16 @@ class Report:
     def table(self) -> str:
         """A line for each layer, means over heads."""
         width = max(5, *(len(one.name) for one in (*self.layers, *self.skipped)))
-        lines = [f'{"layer":{width}}  heads    D  cos_avg  random  rank  asymmetry  notes']
+        has_image = any(one.key_bias_share or one.cos_avg_folded for one in self.layers)
+        more = '  folded  key bias' if has_image else ''
+        lines = [f'{"layer":{width}}  heads    D  cos_avg  random  rank  asymmetry{more}  notes']
         for one in self.layers:
-            count = len(one.cos_avg)
-            rank, asym = (sum(v) / count for v in (one.effective_rank, one.asymmetry))
+            rank, asym = _mean(one.effective_rank, '4.1f'), _mean(one.asymmetry, '9.3f')
+            if has_image:
+                more = f'  {_mean(one.cos_avg_folded, "6.3f")}  {_mean(one.key_bias_share, "8.3f")}'
             lines.append(
-                f'{one.name:{width}}  {count:5} {one.dim:4}  {one.mean:7.3f}  '
-                f'±{one.random_band:.3f}  {rank:4.1f}  {asym:9.3f}  {", ".join(one.notes)}'.rstrip()
+                f'{one.name:{width}}  {len(one.cos_avg):5} {one.dim:4}  {one.mean:7.3f}  '
+                f'±{one.random_band:.3f}  {rank}  {asym}{more}  {", ".join(one.notes)}'.rstrip()
             )
         lines += [f'{one.name:{width}}  skipped: {one.reason} ({one.kind})' for one in self.skipped]
         return '\n'.join(lines)
@@ -98,6 +107,10 @@ class Report:
             for one in self.layers:
                 for head, modes in enumerate(zip(one.strengths, one.cos)):
                     writer.writerows([one.name, head, n, *v] for n, v in enumerate(zip(*modes)))
+
+
+def _mean(values: Sequence[float], form: str) -> str:
+    return f'{sum(values) / len(values):{form}}' if values else f'{"-":>{form.split(".")[0]}}'
 
 
 def analyse(model: nn.Module) -> Report:
