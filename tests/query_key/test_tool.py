@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
+from torch import nn
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'analysis'
 ARCH = dict(embed_dims=16, depth=2, num_heads=2, hidden_dim=16)
@@ -227,3 +228,34 @@ def test_analyze_with_an_image_and_rotary_positions(main, write, photo, tmp_path
     assert 'folded  key bias' in head and ' - ' in first + ' '
     (one, _) = json.loads((tmp_path / 'a/query_key.json').read_text())['layers']
     assert len(one['cos_avg_folded']) == 2 and one['key_bias_share'] == []
+
+
+@MODELS.register_module()
+class FixedPositions(nn.Module):
+    """Attention over exactly 16 patches."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 16, 8))
+
+    def forward(self, image):
+        x = self.patches(image).flatten(2).mT
+        assert x.shape[1] == 16, f'{x.shape[1]} patches'
+        return (self.attn(x, x, x)[0] + self.pos_embed,)
+
+
+@pytest.mark.parametrize('command', ['analyze', 'modes', 'retrieve', 'vit'])
+def test_images_of_another_size(main, write, photo, tmp_path, command):
+    config = write(dict(type='FixedPositions'))
+    one = ('--random-weights', photo, '--layer', 0)
+    arguments = dict(
+        analyze=('--image', photo),
+        modes=one,
+        retrieve=(*one, '--head', 0, '--mode', 0),
+        vit=('--images', photo),
+    )
+    with pytest.raises(ValueError, match='must take inputs of 48x64 pixels, .* got AssertionError: 48 patches'):
+        main(command, config, *arguments[command], '--out-dir', tmp_path / 'a')
+    assert not (tmp_path / 'a').exists()

@@ -13,7 +13,7 @@ from _models import UsageError, build
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
-from torch import Tensor
+from torch import Tensor, nn
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 DRAWN_SIDE = 640  # pictures are enlarged by whole numbers to about this many pixels
@@ -75,6 +75,19 @@ class View:
         image = image.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
         scale = max(1, round(DRAWN_SIDE / max(image.shape[:2])))
         return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+
+
+@torch.no_grad()
+def check_input(backbone: nn.Module, inputs: Tensor) -> None:
+    """Raise unless the backbone takes inputs of this size, which positions may forbid."""
+    try:
+        backbone(inputs)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        size = 'x'.join(map(str, inputs.shape[2:]))
+        raise UsageError(
+            f'the backbone must take inputs of {size} pixels, as the test pipeline gives them, got '
+            f'{type(error).__name__}: {error}; change the sizes in the pipeline'
+        ) from error
 
 
 def without_padding(image: Tensor) -> tuple[int, int]:

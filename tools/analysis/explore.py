@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from _explorer import pack_heats, pack_image, pack_modes, pack_regions, render
 from _models import UsageError, build_part, check_output, make_parser, read_config, run
-from _pictures import View, without_padding
+from _pictures import View, check_input, without_padding
 from draw_tokens import load_weights, unique_stems
 from mmtoken.analysis.maps import record_backbone
 from mmtoken.common.records import Heats, Regions
@@ -162,6 +162,7 @@ def main(argv: list[str] | None = None) -> None:
         load_weights(backbone, args.checkpoint)
     explored, view = Explored(backbone, args.layers), View(cfg)
     seen = [view(path, args.bbox) for path in args.images]  # all, before anything is written
+    check_input(backbone, seen[0][0])
     named = zip(unique_stems(args.images), tqdm(seen, disable=None))
     images = [show_image(name, *one, explored) for name, one in named]
     report = analyse(backbone) if attention_layers(backbone) else Report([], [])

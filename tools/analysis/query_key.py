@@ -26,7 +26,7 @@ from pathlib import Path
 import cv2
 import torch
 from _models import Options, UsageError, at_least, build_part, check_output, read_config, run
-from _pictures import View, without_padding
+from _pictures import View, check_input, without_padding
 from _scenes import Scenes
 from draw_tokens import load_weights, unique_stems
 from mmtoken.query_key.adapters import find_layers
@@ -132,6 +132,7 @@ def analyze(args: argparse.Namespace) -> None:
     report = analyse(backbone)
     if args.image:
         inputs, _ = View(read_config(args.config, args.cfg_options))(args.image)
+        check_input(backbone, inputs)
         report = add_image(report, backbone, find_layers(backbone)[0], lambda: backbone(inputs))
     print(report.table())
     if not report.layers:
@@ -169,6 +170,7 @@ def modes(args: argparse.Namespace) -> None:
     layer = find_layer(find_layers(backbone)[0], args.layer)
     view = View(read_config(args.config, args.cfg_options))
     seen = [view(path) for path in args.images]  # all, before anything is written
+    check_input(backbone, seen[0][0])
     for stem, (inputs, picture) in zip(unique_stems(args.images), seen):
         found = observe(backbone, [layer], lambda inputs=inputs: backbone(inputs))
         if layer.name not in found:
@@ -191,7 +193,9 @@ def prefer(args: argparse.Namespace) -> None:
     layers = [find_layer(layers, one) for one in args.layers] if args.layers else layers
     scenes, read = Scenes(cfg, args.split, args.images), AttentionReader(backbone, layers)
     found = {layer.name: Preference(layer.name) for layer in layers}
-    for inputs, scene in tqdm(scenes, disable=None):
+    for number, (inputs, scene) in enumerate(tqdm(scenes, disable=None)):
+        if not number:
+            check_input(backbone, inputs)
         for name, attention in read(inputs).items():
             found[name].add(attention, scene)
     for name, one in found.items():
@@ -217,12 +221,16 @@ def retrieve(args: argparse.Namespace) -> None:
     view = View(read_config(args.config, args.cfg_options))
 
     def scored() -> Iterator[Found]:
+        checked = False
         for path in tqdm(find_images(args.images), disable=None, unit=' images'):
             try:
                 inputs, _ = view(path)
             except UsageError as error:  # one of many
                 print(f'warning: {error}', file=sys.stderr)
                 continue
+            if not checked:
+                check_input(backbone, inputs)
+                checked = True
             yield Found(score(inputs), path)
 
     found = best(scored(), args.top)
@@ -262,6 +270,8 @@ def vit(args: argparse.Namespace) -> None:
         read, total = AttentionReader(backbone, find_layers(backbone)[0]), {}
         for path in tqdm(args.images, disable=None):
             inputs, _ = view(path)
+            if not total:
+                check_input(backbone, inputs)
             for name, one in read(inputs).items():
                 total.setdefault(name, []).append(mean_distance(one, tuple(inputs.shape[2:])))
         distances = {name: torch.stack(one).mean(0) for name, one in total.items()}
