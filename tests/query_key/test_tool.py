@@ -256,6 +256,7 @@ def test_images_of_another_size(main, write, photo, tmp_path, command):
         retrieve=(*one, '--head', 0, '--mode', 0),
         vit=('--images', photo),
     )
-    with pytest.raises(ValueError, match='must take inputs of 48x64 pixels, .* got AssertionError: 48 patches'):
+    message = 'must take inputs of 48x64 pixels, .* got AssertionError: 48 patches'
+    with pytest.raises(ValueError, match=message):
         main(command, config, *arguments[command], '--out-dir', tmp_path / 'a')
     assert not (tmp_path / 'a').exists()
