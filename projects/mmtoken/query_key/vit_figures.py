@@ -106,7 +106,7 @@ def principal_filters(filters: Tensor, count: int = COMPONENTS) -> tuple[Tensor,
 def draw_filters(filters: Tensor) -> Figure:
     """The first components, each stretched to the range of colours."""
     parts, shares = (one.numpy() for one in principal_filters(filters))
-    figure = Figure((7, 4.6), layout='constrained')
+    figure = Figure((7, 4.6))
     for axes, part, share in zip(figure.subplots(4, COMPONENTS // 4).flat, parts, shares):
         low, high = part.min(), part.max()
         picture = ((part - low) / max(high - low, 1e-30)).transpose(1, 2, 0)
@@ -127,7 +127,7 @@ def draw_positions(positions: Tensor) -> Figure:
         np.unique(np.linspace(0, side - 1, MOST_TILES).round().astype(int))
         for side in positions.shape[:2]
     )
-    figure = Figure((7, 6), layout='constrained')
+    figure = Figure((7, 6))
     panels = figure.subplots(len(rows), len(cols), squeeze=False)
     for i, row in enumerate(rows):
         for j, col in enumerate(cols):
