@@ -1,6 +1,7 @@
 """Checks that run before training or testing starts, and hooks that stop a run gone wrong."""
 
 import math
+import os
 import os.path as osp
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from _errors import UsageError
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.device import get_device
+from mmengine.dist import is_distributed
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -48,13 +50,25 @@ def check_parts(cfg: Config, needed: str) -> None:
 
 
 def check_device(cfg: Config, split: str) -> None:
-    """Raise if a run on the CPU asks for several processes or for mixed-precision training."""
+    """Let several processes train on a CPU; raise if one asks for mixed-precision training."""
     if get_device() != 'cpu':
         return
     if split == 'train' and type_name(cfg.optim_wrapper) == 'AmpOptimWrapper':
         raise UsageError('mixed precision needs an accelerator, got device=cpu; train without it')
-    if cfg.launcher != 'none':  # mmengine tells processes apart by their accelerator
-        raise UsageError('--launcher needs accelerators, got device=cpu; run without it')
+    if cfg.launcher != 'none':
+        use_gloo(cfg)
+
+
+def use_gloo(cfg: Config) -> None:
+    """Connect the processes on CPUs; mmengine's launchers number them by their accelerators."""
+    if cfg.launcher != 'pytorch' or 'WORLD_SIZE' not in os.environ:
+        rule = '--launcher on a CPU must be pytorch, in a process that torchrun started'
+        raise UsageError(f'{rule}, got {cfg.launcher!r}; run without it, or with torchrun')
+    if not is_distributed():
+        torch.distributed.init_process_group('gloo')
+    unused = cfg.get('find_unused_parameters', False)
+    wrapper = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
+    cfg.model_wrapper_cfg = wrapper | (cfg.get('model_wrapper_cfg') or {})
 
 
 def check_files(cfg: Config, split: str) -> None:

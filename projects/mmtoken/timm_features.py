@@ -64,6 +64,8 @@ class TimmFeatures(Backbone):
         ValueError: If an argument or the input is invalid.
     """
 
+    fitting_neck = 'SimpleFPN'  # of a model whose maps have one stride
+
     def __init__(
         self,
         model: str,

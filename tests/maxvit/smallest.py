@@ -10,6 +10,8 @@ TINY = dict(
 )
 RMLP = dict(TINY, form='rmlp', layer_scale=0.5)
 BACKBONES = [dict(type='MaxViT', arch=TINY), dict(type='MaxViT', arch=RMLP, window_size=3)]
+# as the tools that put it into configs of the hosts are given it
+SWAP = BACKBONES[0]
 
 # sides of a map: less than a group, a whole one, padding on both sides, on one, on none, long
 SIZES = [(1, 3), (7, 7), (4, 9), (8, 14), (9, 10), (7, 14), (3, 45)]

@@ -12,6 +12,8 @@ BACKBONES = [
     dict(type='PaCaViT', arch=TINY, num_clusters=CLUSTERS),
     dict(type='PaCaViT', arch=TEACHER, num_clusters=(5, 4, 3, 2)),
 ]
+# as the tools that put it into configs of the hosts are given it
+SWAP = BACKBONES[0]
 HEAD = dict(type='PaCaHead', channels=6, num_classes=4, norm_cfg=dict(type='BN'))
 READERS = [(dict(HEAD, in_channels=TINY['embed_dims']), BACKBONES[0])]
 # values that the fuzz runner draws from

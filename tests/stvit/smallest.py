@@ -8,6 +8,8 @@ BACKBONES = [
     dict(type='STViTSwin', arch=SWIN, out_indices=(0, 1, 2, 3)),
     dict(type='STViTDeiT', arch=DEIT, out_indices=(0, 1)),
 ]
+# as the tools that put it into configs of the hosts are given it
+SWAP = BACKBONES[0]
 
 # sides of a map: part of a window, a whole one, padding on both sides, on one, on none, long
 SIZES = [(1, 3), (7, 7), (4, 9), (8, 14), (9, 10), (7, 14), (3, 45)]

@@ -8,6 +8,8 @@ TINY = dict(
     sr_ratios=(8, 4, 2, 1),
 )
 BACKBONES = [dict(type='TCFormer', arch=dict(TINY, depths=(1, 2, 1, 1)), out_type='maps')]
+# as the tools that put it into configs of the hosts are given it
+SWAP = dict(type='TCFormer', arch=TINY)
 READERS = [
     (
         dict(type='MTA', in_channels=TINY['embed_dims'], out_channels=8, num_heads=2, mlp_ratio=2),

@@ -461,11 +461,16 @@ def test_epoch_without_a_batch_is_not_saved():
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
-    [(['--amp'], 'device=cpu; train'), (['--launcher', 'pytorch'], 'device=cpu; run')],
+    [
+        (['--amp'], 'needs an accelerator, got device=cpu; train'),
+        (['--launcher', 'pytorch'], "that torchrun started, got 'pytorch'; run"),
+        (['--launcher', 'slurm'], "must be pytorch.*got 'slurm'; run"),
+    ],
 )
 def test_needs_an_accelerator(toy, monkeypatch, arguments, message):
     monkeypatch.setattr('_checks.get_device', lambda: 'cpu')
-    with pytest.raises(UsageError, match=f'accelerator.*{message}'):
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    with pytest.raises(UsageError, match=message):
         toy.train(*arguments)
 
 

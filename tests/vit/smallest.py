@@ -34,6 +34,8 @@ VITDET = dict(
     out_norm='none',
 )
 BACKBONES = [DINOV2, DINOV3, VITDET]
+# as the tools that put it into configs of the hosts are given it
+SWAP = dict(type='PlainViT', arch=TINY)
 READERS = [(dict(type='SimpleFPN', in_channels=16, out_channels=8), VITDET)]
 # values that the fuzz runner draws from
 OPTIONS = dict(

@@ -7,7 +7,8 @@ import inspect
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -120,6 +121,10 @@ class Backbone(StrictInitModule):
         min_side: Smallest side of an image in pixels.
         min_side_reason: Where ``min_side`` comes from, for the error message.
         pictures_need_attention: Whether pictures of its records need attention weights.
+        fitting_neck: Registered neck made for its outputs; ``in_place_of_fpn`` gives its config.
+        map_arguments: Arguments with which it returns maps, for any other neck or head.
+        large_image_arguments: Arguments that suit the image sizes of detection and segmentation.
+        paramwise: ``paramwise_cfg`` of its recipes; keys of ``custom_keys`` are its own parameters.
     """
 
     in_channels: int
@@ -128,6 +133,10 @@ class Backbone(StrictInitModule):
     min_side: int = 1
     min_side_reason: str = 'one pixel'
     pictures_need_attention: bool = False
+    fitting_neck: str | None = None
+    map_arguments: Mapping[str, Any] = MappingProxyType({})
+    large_image_arguments: Mapping[str, Any] = MappingProxyType({})
+    paramwise: Mapping[str, Any] = MappingProxyType(dict(norm_decay_mult=0.0))
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -119,6 +119,9 @@ class MaxViT(Backbone):
     # classifiers of timm and torchvision, and torchvision's buffers
     checkpoint_ignore = (r'head\.', r'norm\.', r'classifier\.', r'.*\.relative_position_index$')
     pictures_need_attention = True
+    paramwise = dict(
+        norm_decay_mult=0.0, custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))
+    )
 
     def __init__(
         self,

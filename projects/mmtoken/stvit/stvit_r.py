@@ -71,6 +71,9 @@ class STViTR(Pyramid):
 
     # released classification checkpoints contain a head, and masks for 224x224
     checkpoint_ignore = (r'head\.', r'.*\.attn_mask$')
+    paramwise = dict(
+        norm_decay_mult=0.0, custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))
+    )
 
     def __init__(
         self,

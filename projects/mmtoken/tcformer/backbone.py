@@ -87,6 +87,9 @@ class TCFormer(Backbone):
     # dense tasks do not use the head of released classification files
     checkpoint_ignore = (r'head\.',)
     conventions = (mmpose_0x,)
+    fitting_neck = 'MTA'
+    map_arguments = dict(out_type='maps')
+    large_image_arguments = dict(local_parts=(4, 2, 1))
 
     def __init__(
         self,

@@ -10,7 +10,8 @@ added, and a transformer block follows. Tokens become maps only afterwards, whic
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -178,6 +179,32 @@ class MTA(StrictInitModule):
             for i in range(self.num_extra if self.extra_source else 0)
         )
         self.apply(init_vit_weights)
+
+    @classmethod
+    def in_place_of_fpn(
+        cls,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        out_strides: Sequence[int],
+        fpn: Mapping[str, Any],
+    ) -> dict | None:
+        """Config of a neck that returns the maps of an FPN.
+
+        Args:
+            channels: Channels of each token set.
+            strides: Strides of each token set.
+            out_strides: Strides of the maps: those of the token sets, or the finest one only.
+            fpn: Config of the FPN; its extra maps are kept.
+
+        Returns:
+            The config; None if the strides differ.
+        """
+        config = dict(type=cls.__name__, in_channels=list(channels))
+        config['out_channels'] = fpn['out_channels']
+        if tuple(out_strides) == tuple(strides):
+            kept = ('num_outs', 'add_extra_convs', 'relu_before_extra_convs')
+            return config | {key: fpn[key] for key in kept if key in fpn}
+        return dict(config, out_levels=(0,)) if list(out_strides) == [strides[0]] else None
 
     @staticmethod
     def _check_out_levels(out_levels: Sequence[int], num_outs: int) -> None:

@@ -94,6 +94,13 @@ class PlainViT(Backbone):
     pictures_need_attention = True
     # classifiers, and what only pre-training uses
     checkpoint_ignore = (r'head', r'fc_norm\.', r'attn_pool\.', r'pre_logits\.', r'mask_token$')
+    fitting_neck = 'SimpleFPN'
+    # ViTPose and MAE's segmentation: arXiv:2204.12484, 2111.06377
+    paramwise = dict(
+        layer_decay_rate=0.75,
+        norm_decay_mult=0.0,
+        custom_keys={name: dict(decay_mult=0.0) for name in (*PREFIX, 'pos_embed')},
+    )
 
     def __init__(
         self,

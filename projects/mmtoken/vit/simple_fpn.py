@@ -5,7 +5,8 @@ Letters: B batch, C channels of the map, h x w its cells, P its stride in pixels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
@@ -139,6 +140,36 @@ class SimpleFPN(StrictInitModule):
             nn.Conv2d(first if i == 0 else out_channels, out_channels, 3, stride=2, padding=1)
             for i in range(0 if extra == 'pool' else num_extra)
         )
+
+    @classmethod
+    def in_place_of_fpn(
+        cls,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        out_strides: Sequence[int],
+        fpn: Mapping[str, Any],
+    ) -> dict | None:
+        """Config of a neck that returns the maps of an FPN.
+
+        Args:
+            channels: Channels of the maps of a backbone; the last one is read.
+            strides: Their strides, all equal.
+            out_strides: Strides of the levels of the FPN without its extra maps.
+            fpn: Config of the FPN; its extra maps are kept.
+
+        Returns:
+            The config; None if the strides are not equal or no scale gives ``out_strides``.
+        """
+        scales = [scale for scale in LEVELS if strides[-1] / scale in out_strides]
+        if len({*strides}) > 1 or len(scales) != len(out_strides):
+            return None
+        num_extra = fpn.get('num_outs', len(scales)) - len(scales)
+        config = dict(type=cls.__name__, in_channels=channels[-1], scales=scales)
+        config.update(out_channels=fpn['out_channels'], num_extra=num_extra)
+        source = fpn.get('add_extra_convs')
+        if num_extra and source:
+            config['extra'] = f'conv_{"on_output" if source == "on_output" else "on_input"}'
+        return config
 
     @staticmethod
     def _name(scale: float) -> str:
