@@ -120,6 +120,7 @@ def write_onnx(
     # optimizer.optimize() would also look for patterns, which takes minutes and is left to the
     # runtime; and it would fold large constants, some of which it resizes wrongly
     optimizer.inline(program.model)
+    common.ShapeInferencePass()(program.model)  # with types, no CastLike remains
     optimizer.fold_constants(program.model, input_size_limit=64)
     for simplify in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
