@@ -10,8 +10,9 @@ from importlib.util import find_spec
 
 import torch
 from mmengine.config import utils as config_utils
+from mmengine.runner import CheckpointLoader
 
-from .common.weights import SAFE_GLOBALS
+from .common.weights import SAFE_GLOBALS, load_from_safetensors
 
 
 def prepare_hosts() -> None:
@@ -47,6 +48,9 @@ def make_checkpoints_loadable() -> None:
 
     A runner saves its message hub (history buffers) and the meta-information of the data set
     (numpy arrays). The official mmengine cannot resume from its own checkpoints with torch 2.6 or
-    newer; the maintained fork falls back to the unsafe unpickler with a page of warnings.
+    newer; the maintained fork falls back to the unsafe unpickler with a page of warnings. Neither
+    reads ``.safetensors`` files, which ``load_from`` takes from then on.
     """
     torch.serialization.add_safe_globals(SAFE_GLOBALS)
+    local = r'(?!\w+://).*\.safetensors$'
+    CheckpointLoader.register_scheme(local, load_from_safetensors, force=True)

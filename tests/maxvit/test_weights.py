@@ -213,3 +213,24 @@ def test_the_arguments_are_in_the_error(randomize):
 def test_a_file_of_something_else_is_refused():
     with pytest.raises(ValueError, match='0 of .* keys fit'):
         load_state_dict_strict(MaxViT(RMLP), {'conv1.weight': torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ('keys', 'release'),
+    [
+        (('stem.conv1.bias', 'stages.0'), 'MaxViT (timm, from TensorFlow)'),
+        (('stem.conv1.weight', 'stages.0'), 'MaxViT (timm)'),
+        (('stem.conv1.weight', 'stages_0'), 'MaxViT (timm, features_only)'),
+    ],
+)
+def test_release(keys, release):
+    stem, stage = keys
+    layers = (f'{stage}.blocks.0.{name}.norm1.weight' for name in ('attn_block', 'attn_grid'))
+    assert MaxViT.recognise(dict.fromkeys((stem, *layers))) == release
+
+
+def test_release_of_torchvision():
+    torchvision = pytest.importorskip('torchvision')
+    with torch.device('meta'):
+        state = torchvision.models.maxvit_t(weights=None).state_dict()
+    assert MaxViT.recognise(state) == 'MaxViT (torchvision)'

@@ -1,16 +1,46 @@
 """Names of other releases of a model: a convention turns their keys into ours.
 
-A model lists its conventions in the class attribute ``conventions``.
+A model lists its conventions in the class attribute ``conventions``, and how to recognise released
+files in ``releases``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar('T')
 # From the keys of a file to our names of those that differ; empty for a file of another release.
 Convention = Callable[[Collection[str]], Mapping[str, str]]
+
+
+class Release(NamedTuple):
+    """What released weights of a backbone look like.
+
+    Args:
+        name: For messages.
+        present: Regular expressions; each matches a key at its start.
+        absent: Regular expressions that match no key.
+    """
+
+    name: str
+    present: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+
+
+def find_release(keys: Collection[str], releases: Iterable[Release]) -> str:
+    """Return the name of the first release that keys fit, or an empty string."""
+
+    def has(pattern: str) -> bool:
+        return any(re.match(pattern, key) for key in keys)
+
+    fits = (
+        release.name
+        for release in releases
+        if all(map(has, release.present)) and not any(map(has, release.absent))
+    )
+    return next(fits, '')
 
 
 def rename_keys(state: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:

@@ -19,7 +19,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from .checks import check_config
-from .conventions import Convention, convert_keys
+from .conventions import Convention, Release, convert_keys, find_release
 from .weights import read_state_dict
 
 State = dict[str, Tensor]  # tensors by name
@@ -235,6 +235,16 @@ class StrictInitModule(BaseModule):
     """
 
     conventions: tuple[Convention, ...] = ()
+    releases: tuple[Release, ...] = ()
+
+    @classmethod
+    def recognise(cls, state: State) -> str:
+        """Return which release of this model a file is, or an empty string if it is none.
+
+        Args:
+            state: Tensors of the file, without the prefix of a larger model.
+        """
+        return find_release(state, cls.releases)
 
     def _load_from_state_dict(self, state_dict: State, prefix: str, *args: Any) -> None:
         """Convert the keys of this module within a larger state dict, in place."""

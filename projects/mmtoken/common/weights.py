@@ -125,6 +125,21 @@ def _load_safetensors(data: bytes) -> dict[str, Tensor]:
     return load(data)
 
 
+def load_from_safetensors(filename: str, map_location: object = None) -> dict[str, Tensor]:
+    """Read a local ``.safetensors`` file for mmengine, which names its loaders like this.
+
+    Args:
+        filename: Path of the file.
+        map_location: As that of ``torch.load``; a runner copies the tensors to its device.
+
+    Returns:
+        Tensors by name.
+    """
+    state = read_checkpoint(filename)
+    is_device = isinstance(map_location, (str, torch.device))
+    return {key: v.to(map_location) for key, v in state.items()} if is_device else state
+
+
 def _load_torch(data: bytes) -> Any:
     with safe_globals(), warnings.catch_warnings():
         # torch says that it runs such a file, which weights_only forbids
@@ -223,7 +238,23 @@ def read_state_dict(path: str | Path, prefix: str | None = None) -> dict[str, Te
         ValueError: If the file cannot be read, has no named tensors, two keys for one parameter,
             or no key with the prefix.
     """
-    content = read_checkpoint(path)
+    return named_tensors(read_checkpoint(path), path, prefix)
+
+
+def named_tensors(content: Any, path: str | Path, prefix: str | None = None) -> dict[str, Tensor]:
+    """Take the named tensors out of what :func:`read_checkpoint` returned.
+
+    Args:
+        content: The content of the file.
+        path: Of the file, for messages.
+        prefix: As in :func:`read_state_dict`.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        ValueError: As in :func:`read_state_dict`.
+    """
     state = content if isinstance(content, dict) else {}
     for container in CONTAINERS:
         if isinstance(state.get(container), dict):

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.conventions import Release
+
 TABLE = 'relative_position_bias_table'
 # torchvision's word -> timm's, within a block
 _TORCHVISION = {
@@ -31,6 +33,16 @@ _TORCHVISION = {
     'grid_attention': 'attn_grid',
 }
 _STEM = {'stem.0.0.': 'stem.conv1.', 'stem.0.1.': 'stem.norm1.', 'stem.1.0.': 'stem.conv2.'}
+
+_BLOCK = r'stages[._]0\.blocks\.0\.'
+_TIMM = (_BLOCK + r'attn_block\.', _BLOCK + r'attn_grid\.')
+RELEASES = (
+    Release('MaxViT (torchvision)', (r'stem\.0\.0\.', r'blocks\.0\.layers\.0\.layers\.MBconv\.')),
+    Release('MaxViT (timm, features_only)', (r'stages_0\.', *_TIMM)),
+    Release('MaxViT (timm, from TensorFlow)', (r'stem\.conv1\.bias', *_TIMM)),
+    Release('MaxViT (timm, rmlp)', (_BLOCK + r'attn_block\.attn\.rel_pos\.mlp\.', *_TIMM)),
+    Release('MaxViT (timm)', _TIMM),
+)
 
 
 def torchvision(keys: Collection[str]) -> dict[str, str]:

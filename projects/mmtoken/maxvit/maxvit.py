@@ -26,6 +26,7 @@ from ..common.layers import drop_path_rates, init_vit_weights, to_map, to_tokens
 from ..common.strict_load import State
 from .block import AttentionLayer, GroupedAttention, MaxViTBlock
 from .conventions import (
+    RELEASES,
     TABLE,
     describe,
     is_flat,
@@ -116,6 +117,7 @@ class MaxViT(Backbone):
     """
 
     conventions = (torchvision, timm_features)
+    releases = RELEASES
     # classifiers of timm and torchvision, and torchvision's buffers
     checkpoint_ignore = (r'head\.', r'norm\.', r'classifier\.', r'.*\.relative_position_index$')
     pictures_need_attention = True

@@ -17,6 +17,7 @@ from ..common.recorder import record
 from ..common.strict_load import State
 from .attention import NORM_EPS
 from .clustering import CLUSTERINGS
+from .conventions import RELEASES
 from .layers import PaCaBlock, StridedEmbed, check_batch_statistics
 from .maps import SoftClusters
 from .teacher import ConvMixerTeacher
@@ -73,6 +74,7 @@ class PaCaViT(Backbone):
 
     # released classification checkpoints contain a classifier
     checkpoint_ignore = (r'head\.',)
+    releases = RELEASES
     counts_as = {'paca_teacher': 'clustering'}
 
     def __init__(

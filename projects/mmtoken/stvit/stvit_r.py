@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.backbone import resolve_arch
 from ..common.checks import check_bool, check_choice, check_int, check_ints
+from .conventions import RELEASES
 from .plan import MASKS
 from .stage import FLAVOURS, UNIT, SemanticStage, SwinStage
 from .swin import NUM_STAGES, SEMANTIC_STAGE, Pyramid, init_swin_weights
@@ -71,6 +72,7 @@ class STViTR(Pyramid):
 
     # released classification checkpoints contain a head, and masks for 224x224
     checkpoint_ignore = (r'head\.', r'.*\.attn_mask$')
+    releases = RELEASES
     paramwise = dict(
         norm_decay_mult=0.0, custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))
     )

@@ -24,7 +24,7 @@ from ..common.checks import (
 )
 from ..common.layers import drop_path_rates, init_vit_weights
 from ..common.recorder import record
-from .conventions import mmpose_0x
+from .conventions import RELEASES, mmpose_0x
 from .ctm import ClusteringTokenMerge
 from .embed import OverlapPatchEmbed
 from .layers import TokenBlock
@@ -87,6 +87,7 @@ class TCFormer(Backbone):
     # dense tasks do not use the head of released classification files
     checkpoint_ignore = (r'head\.',)
     conventions = (mmpose_0x,)
+    releases = RELEASES
     fitting_neck = 'MTA'
     map_arguments = dict(out_type='maps')
     large_image_arguments = dict(local_parts=(4, 2, 1))

@@ -36,6 +36,20 @@ def is_ours(state: Mapping[str, Tensor]) -> bool:
     return math.isqrt(number) ** 2 == number and all(NAMES.fullmatch(key) for key in state)
 
 
+def recognise_release(state: State) -> str:
+    """Return the family of a released file, or an empty string if PlainViT has no such family."""
+    try:
+        refuse(state)
+        name, prefix = find_dialect(state)
+        inside = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+        names = {our_name(key, DIALECTS[name]) for key in inside}
+        if 'patch_embed.proj.weight' not in names:  # a stage of a hierarchy
+            return ''
+        return (OURS if is_ours(inside) else recognise(name, prefix, inside)).name
+    except ValueError:
+        return ''
+
+
 def convert(model: nn.Module, state: State) -> tuple[State, tuple[str, ...], tuple[str, ...]]:
     """Turn a released file into the state dict of a PlainViT.
 

@@ -19,7 +19,7 @@ from ..common.strict_load import State
 from ..common.windows import window_order
 from .attention import Grid, check_windows, check_windows_fit
 from .block import Block, BlockOptions
-from .conventions import convert, resize
+from .conventions import convert, recognise_release, resize
 from .embed import PatchEmbed, check_resizing, patches_per_side, resize_positions
 from .maps import BlockAttention
 from .rope import check_rope, make_rotation
@@ -229,6 +229,11 @@ class PlainViT(Backbone):
     def stage_names(self, stage: int) -> list[str]:
         """Name of a block, 1-based."""
         return [f'blocks.{stage - 1}']
+
+    @classmethod
+    def recognise(cls, state: State) -> str:
+        """Return the family of a released file; see ``families.py``."""
+        return recognise_release(state)
 
     def convert_state_dict(self, state: State) -> tuple[State, tuple[str, ...], tuple[str, ...]]:
         """Turn the weights of other releases into ours; see ``conventions.py``."""
