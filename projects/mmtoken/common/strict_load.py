@@ -239,10 +239,13 @@ class StrictInitModule(BaseModule):
 
     @classmethod
     def recognise(cls, state: State) -> str:
-        """Return which release of this model a file is, or an empty string if it is none.
+        """Say which release of this model a file is.
 
         Args:
             state: Tensors of the file, without the prefix of a larger model.
+
+        Returns:
+            Its name, or an empty string if it is none.
         """
         return find_release(state, cls.releases)
 
