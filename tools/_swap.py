@@ -15,7 +15,7 @@ from _errors import UsageError
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
-FPN = dict(out_channels=256)  # stands for the FPN of a config without one
+FPN = dict(out_channels=256)  # assumed where a config has no FPN
 
 
 class Maps(NamedTuple):

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of every released size as published, and multiply-adds by hand."""
+"""Parameters and multiply-adds of every released size, as published and from formulas."""
 
 import operator
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from _models import UsageError, build_part, make_parser, read_config, run
 from _pictures import View
+from mmengine.config import Config
 from mmtoken.analysis.drawing import add_title, contact_sheet
 from mmtoken.analysis.maps import draw_maps, record_backbone
 from mmtoken.common.strict_load import load_state_dict_strict
@@ -69,6 +70,17 @@ def draw(
     return {**drawn, 'sheet': contact_sheet([source, *regions])}
 
 
+def read_backbone(args: argparse.Namespace) -> tuple[Config, nn.Module]:
+    """The config, and its backbone in eval mode with the weights of the command line."""
+    cfg = read_config(args.config, args.cfg_options)
+    backbone = build_part(cfg, 'backbone').backbone.eval()
+    if args.random_weights:
+        print('warning: random weights; regions follow colours and edges only', file=sys.stderr)
+    else:
+        load_weights(backbone, args.checkpoint)
+    return cfg, backbone
+
+
 def unique_stems(paths: list[Path]) -> list[str]:
     """File names without their ends, numbered where they would clash."""
     stems = [path.stem for path in paths]
@@ -79,12 +91,7 @@ def unique_stems(paths: list[Path]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Draw all pictures."""
     args = parse_args(argv)
-    cfg = read_config(args.config, args.cfg_options)
-    backbone = build_part(cfg, 'backbone').backbone.eval()
-    if args.random_weights:
-        print('warning: random weights; regions follow colours and edges only', file=sys.stderr)
-    else:
-        load_weights(backbone, args.checkpoint)
+    cfg, backbone = read_backbone(args)
     view = View(cfg)
     seen = [view(path, args.bbox) for path in args.images]  # all, before anything is written
     for stem, (inputs, picture) in zip(unique_stems(args.images), tqdm(seen, disable=None)):

@@ -8,16 +8,15 @@ attention layer, and the query-key modes of the layer. A second tab has the curv
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _explorer import pack_heats, pack_image, pack_modes, pack_regions, render
-from _models import UsageError, build_part, check_output, make_parser, read_config, run
+from _models import UsageError, check_output, make_parser, run
 from _pictures import View, check_input, without_padding
-from draw_tokens import load_weights, unique_stems
+from draw_tokens import read_backbone, unique_stems
 from mmtoken.analysis.maps import record_backbone
 from mmtoken.common.records import Heats, Regions
 from mmtoken.query_key.adapters import Layer, find_layers
@@ -154,12 +153,7 @@ def show_image(name: str, inputs: Tensor, picture: np.ndarray, explored: Explore
 def main(argv: list[str] | None = None) -> None:
     """Write the page."""
     args = parse_args(argv)
-    cfg = read_config(args.config, args.cfg_options)
-    backbone = build_part(cfg, 'backbone').backbone.eval()
-    if args.random_weights:
-        print('warning: random weights; regions follow colours and edges only', file=sys.stderr)
-    else:
-        load_weights(backbone, args.checkpoint)
+    cfg, backbone = read_backbone(args)
     explored, view = Explored(backbone, args.layers), View(cfg)
     seen = [view(path, args.bbox) for path in args.images]  # all, before anything is written
     check_input(backbone, seen[0][0])

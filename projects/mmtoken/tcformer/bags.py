@@ -30,6 +30,7 @@ class Bags:
     offsets: Tensor
     owner: Tensor | None = None
     weights: Tensor | None = None
+    # of the gradient, filled on first use
     _transposed: list[Bags] = field(default_factory=list, repr=False, compare=False)
 
     def sum(self, table: Tensor, weights: Tensor | None = None) -> Tensor:
