@@ -44,15 +44,16 @@ class ExportedModel(nn.Module):
         self.swaps = bool(normalize and normalize['swaps'])
         for name in ('mean', 'std'):
             value = torch.tensor(normalize[name]).view(-1, 1, 1) if normalize else None
-            self.register_buffer(name, value)
+            # plain "mean" would be the name of an ONNX node, too
+            self.register_buffer(f'pixel_{name}', value)
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         """The outputs by their path in the nested outputs of the model."""
         x = image
         if self.swaps:
             x = torch.cat(x.split(1, 1)[::-1], 1)
-        if self.mean is not None:
-            x = (x - self.mean) / self.std
+        if self.pixel_mean is not None:
+            x = (x - self.pixel_mean) / self.pixel_std
         found = self.model(x, None, mode='tensor') if self.whole else self.model(x)
         if self.to_labels:
             found = self._labels(found, image)

@@ -184,8 +184,9 @@ def load(path: Path) -> Runner:
 
 def differences(got: list[Tensor], want: list[Tensor]) -> list[float]:
     """Largest absolute difference of each output; of labels, the share that differs."""
-    if [one.shape for one in got] != [one.shape for one in want]:
-        return [float('inf')] * len(want)
+    shapes = [[tuple(one.shape) for one in outputs] for outputs in (got, want)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f'outputs of shape {shapes[0]} instead of {shapes[1]}')
     return [
         (a - b).abs().max().item() if b.is_floating_point() else (a != b).double().mean().item()
         for a, b in zip(got, want)

@@ -49,7 +49,8 @@ class TinyModel(BaseModel):
             inputs = inputs[..., : data_samples[0].width]
         maps = self.decode_head(self.backbone(inputs)[0])
         if self.num_outs == 2:
-            return maps.mean(2), maps.mean(3)
+            pooled = F.adaptive_avg_pool2d(maps, 1).flatten(2)
+            return maps.mean(2) * pooled, maps.mean(3)
         return maps if self.num_outs == 1 else ([maps, maps[..., ::2]], [maps * 2])
 
 
