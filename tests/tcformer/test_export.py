@@ -115,6 +115,15 @@ def test_clusters_are_the_same_in_onnxruntime(tmp_path):
             assert torch.equal(got, expected)
 
 
+def test_a_free_size_is_refused():
+    pytest.importorskip('torch', '2.9')
+    free = {2: torch.export.Dim.DYNAMIC}
+    with pytest.raises(ValueError, match='width must be fixed in an export, because .* of tokens'):
+        torch.export.export(
+            TCFormer(TINY).eval(), (torch.randn(2, 3, 64, 96),), dynamic_shapes=(free,)
+        )
+
+
 class MapsAndClusters(torch.nn.Module):
     def __init__(self, backbone):
         super().__init__()

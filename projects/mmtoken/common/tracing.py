@@ -7,14 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Proxy
+
+# torch 2.4 does not say
+is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
 def is_onnx_export() -> bool:
     """Whether ``torch.onnx.export`` traces the model: ONNX lacks some operations and strides."""
     # the second call imports the exporter, so the first one guards it
     return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
+
+
+def check_fixed_size(image: Tensor, reason: str) -> None:
+    """Raise if an export leaves the height or width of ``image (B, C, H, W)`` free."""
+    if is_exporting() and any(isinstance(side, torch.SymInt) for side in image.shape[2:]):
+        raise ValueError(f'height and width must be fixed in an export, because {reason}')
 
 
 def as_one_call(forward: Callable[..., Any]) -> Callable[..., Any]:

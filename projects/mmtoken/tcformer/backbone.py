@@ -24,6 +24,7 @@ from ..common.checks import (
 )
 from ..common.layers import drop_path_rates, init_vit_weights
 from ..common.recorder import record
+from ..common.tracing import check_fixed_size
 from .conventions import RELEASES, mmpose_0x
 from .ctm import ClusteringTokenMerge
 from .embed import OverlapPatchEmbed
@@ -183,6 +184,7 @@ class TCFormer(Backbone):
 
     def run_stages(self, image: Tensor) -> list[TokenSet]:
         """Return the token set of each stage."""
+        check_fixed_size(image, 'they decide about the number of tokens')
         tokens = TokenSet.from_map(self.patch_embed1(image))
         stages = []
         for number in range(1, len(self.depths) + 1):
