@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import cv2
+import fixed_positions  # noqa: F401, registered
 import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
-from torch import nn
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'analysis'
 ARCH = dict(embed_dims=16, depth=2, num_heads=2, hidden_dim=16)
@@ -151,12 +151,12 @@ def dataset(tmp_path):
     images = [dict(id=n, file_name=f'{n}.png', width=96, height=80) for n in range(3)]
     categories = [dict(id=k, name=name) for k, name in enumerate('ab')]
 
-    def write(host, masks=True):
+    def write(host, masks=True, backbone=BACKBONE):
         found = [{k: v for k, v in a.items() if masks or k != 'segmentation'} for a in annotations]
         coco = dict(images=images, annotations=found, categories=categories)
         (tmp_path / 'coco.json').write_text(json.dumps(coco))
         text = dict(mmdet=MMDET, mmseg=MMSEG)[host]
-        (tmp_path / f'{host}.py').write_text(text.format(backbone=BACKBONE, root=str(tmp_path)))
+        (tmp_path / f'{host}.py').write_text(text.format(backbone=backbone, root=str(tmp_path)))
         return tmp_path / f'{host}.py'
 
     return write
@@ -230,33 +230,21 @@ def test_analyze_with_an_image_and_rotary_positions(main, write, photo, tmp_path
     assert len(one['cos_avg_folded']) == 2 and one['key_bias_share'] == []
 
 
-@MODELS.register_module()
-class FixedPositions(nn.Module):
-    """Attention over exactly 16 patches."""
-
-    def __init__(self):
-        super().__init__()
-        self.patches = nn.Conv2d(3, 8, 8, 8)
-        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.pos_embed = nn.Parameter(torch.zeros(1, 16, 8))
-
-    def forward(self, image):
-        x = self.patches(image).flatten(2).mT
-        assert x.shape[1] == 16, f'{x.shape[1]} patches'
-        return (self.attn(x, x, x)[0] + self.pos_embed,)
-
-
-@pytest.mark.parametrize('command', ['analyze', 'modes', 'retrieve', 'vit'])
-def test_images_of_another_size(main, write, photo, tmp_path, command):
-    config = write(dict(type='FixedPositions'))
+@pytest.mark.parametrize('command', ['analyze', 'modes', 'prefer', 'retrieve', 'vit'])
+def test_images_of_another_size(main, write, dataset, photo, tmp_path, command):
+    fixed = dict(type='FixedPositions')
+    config, size = write(fixed), '48x64'
+    if command == 'prefer':
+        config, size = dataset('mmdet', backbone=fixed), '48x48'
     one = ('--random-weights', photo, '--layer', 0)
     arguments = dict(
         analyze=('--image', photo),
         modes=one,
+        prefer=(),
         retrieve=(*one, '--head', 0, '--mode', 0),
         vit=('--images', photo),
     )
-    message = 'must take inputs of 48x64 pixels, .* got AssertionError: 48 patches'
+    message = f'must take inputs of {size} pixels, .* got AssertionError: .. patches'
     with pytest.raises(ValueError, match=message):
         main(command, config, *arguments[command], '--out-dir', tmp_path / 'a')
     assert not (tmp_path / 'a').exists()

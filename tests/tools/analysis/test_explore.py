@@ -9,6 +9,7 @@ import zlib
 
 import cv2
 import explore
+import fixed_positions  # noqa: F401, registered
 import numpy as np
 import pytest
 import torch
@@ -115,6 +116,8 @@ def test_what_is_refused(photo, capsys):
     attending = next(b for b in ALL if 'Attention' in str(record(b)))
     with pytest.raises(ValueError, match="the layer must be one of .* got '99'"):
         explored(attending, photo, '--layers', 99)
+    with pytest.raises(ValueError, match='must take inputs of 60x96 pixels, .* got .*84 patches'):
+        explored(dict(type='FixedPositions'), photo)
     with pytest.raises(ValueError, match='got no image'):
         explore.main(['config.py', 'weights.pth', '-o', str(photo.with_name('x.html'))])
     with pytest.raises(ValueError, match='--out must be a new file'):
