@@ -42,6 +42,16 @@ PREFIX = 'backbone.'
 OLD_HEADS = {'keypoint_head': 'head'}
 
 
+class AsDict:
+    """Makes a dict in place of a pickled object of any class, whose code is not run.
+
+    Only an ``OrderedDict`` itself takes items with ``weights_only=True``.
+    """
+
+    def __new__(cls, *_unused: object) -> OrderedDict:
+        return OrderedDict()
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; raise unless DST can be written."""
     parser = make_parser('Convert released weights')
@@ -213,8 +223,7 @@ def main(argv: list[str] | None = None) -> None:
     """Read, convert, load, report and write."""
     args = parse_args(argv)
     MMLogger.get_current_instance().setLevel('WARNING')  # the report is printed below
-    # a plain dict takes the place of such an object, so that no code of its class is run
-    torch.serialization.add_safe_globals([(OrderedDict, name) for name in args.allow])
+    torch.serialization.add_safe_globals([(AsDict, name) for name in args.allow])
     state, versions = read(args.src)
     modules = Counter(key.partition('.')[0] for key in state)
     model = build_model(args.config, args.cfg_options)

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from enum import Enum
 from types import ModuleType
 
 import pytest
@@ -182,16 +183,17 @@ def test_a_pickled_class_is_named_and_permitted_alone(
     config, model = config_of()
     module = ModuleType('author_config')
     module.Node = type('Node', (dict,), dict(__module__='author_config'))
+    module.Kind = Enum('Kind', 'a b', module='author_config')  # made by a call with arguments
     monkeypatch.setitem(sys.modules, 'author_config', module)
-    torch.save(
-        dict(model=model.backbone.state_dict(), config=module.Node(a=1)), tmp_path / 'old.pth'
-    )
+    old = dict(model=model.backbone.state_dict(), config=module.Node(a=1), kind=module.Kind.a)
+    torch.save(old, tmp_path / 'old.pth')
     call = (tmp_path / 'old.pth', '--dry-run', '--config', config)
     assert 'pass --allow author_config.Node, which permits just this' in refused(*call)
     assert 'a pickled author_config.Node' in refused(*call, '--allow', 'author_config.Other')
-    del module.Node  # its code is not needed
     before = torch.serialization.get_safe_globals()
-    tool.main([*map(str, call), '--allow', 'author_config.Node'])
+    assert 'a pickled author_config.Kind' in refused(*call, '--allow', 'author_config.Node')
+    del module.Node, module.Kind  # their code is not needed
+    tool.main([*map(str, call), '--allow', 'author_config.Node', 'author_config.Kind'])
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(before)
 
