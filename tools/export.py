@@ -159,10 +159,13 @@ def free_sizes(dynamic: str) -> Iterator[None]:
         cause = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        lines = [line.strip(' -') for line in str(cause).strip().splitlines()]
+        reason = next(
+            (line.partition('. If')[0] for line in lines if 'specialized' in line), lines[0]
+        )
         raise UsageError(
-            f'--dynamic {dynamic} needs a model that does not fix it, got '
-            f'"{str(cause).strip().splitlines()[0]}"; write one file per size with --dynamic '
-            'batch, or leave it out'
+            f'--dynamic {dynamic} needs a model that does not fix it, got "{reason}"; write one '
+            'file per size with --dynamic batch, or leave it out'
         ) from error
 
 
