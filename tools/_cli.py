@@ -8,11 +8,13 @@ import os.path as osp
 import re
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from _errors import UsageError, one_sentence
 from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
 from mmengine.registry import MODELS
 from mmengine.runner import FlexibleRunner, Runner
 from mmtoken.compat import prepare_hosts
@@ -66,7 +68,10 @@ def make_runner_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments that training and testing have in common."""
     parser = make_parser(description)
     add = parser.add_argument
-    add('config', help='config file; its default_scope or its model picks the host')
+    add(
+        'config',
+        help='file, or mmtoken::FOLDER/NAME.py; its default_scope or its model picks the host',
+    )
     add('--work-dir', help='folder for logs and checkpoints (./work_dirs/<config name>)')
     add('--data-root', metavar='DIR', help='the same as --cfg-options data_root=DIR')
     add('--show', action='store_true', help='show predictions in a window')
@@ -83,12 +88,10 @@ def make_runner_parser(description: str) -> argparse.ArgumentParser:
 def read_config(path: str, options: dict[str, Any]) -> Config:
     """Read a config and apply ``--cfg-options``."""
     prepare_hosts()
-    if not osp.isfile(path):
-        raise UsageError(f'config must be a file, got {path!r}; the READMEs in configs/ list ours')
     options = dict(options)
     data_root = options.pop('data_root', None)
     try:
-        cfg = Config.fromfile(path)
+        cfg = find_config(path)
         if not path.endswith('.py'):
             restore_tuples(cfg._cfg_dict)
         if data_root:
@@ -99,6 +102,23 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
         rule = f'modules of a config must be importable, got "{error.__context__ or error}"'
         raise UsageError(f'{rule}; put their folder on PYTHONPATH') from error
     return cfg
+
+
+def find_config(path: str) -> Config:
+    """Read a config file, or the config that a package ships under ``package::folder/name.py``."""
+    if osp.isfile(path):
+        return Config.fromfile(path)
+    package, is_name, _ = path.partition('::')
+    try:
+        if is_name and find_spec(package):  # mmengine would install a missing package
+            return get_config(path)
+    except (AssertionError, FileNotFoundError, ValueError) as error:
+        rule = 'config must be a file, or shipped by a host or by mmtoken'
+        raise UsageError(f'{rule}, got {path!r} ({error}); see docs/zoo.md') from error
+    raise UsageError(
+        f'config must be a file or PACKAGE::FOLDER/NAME.py of an installed package, got {path!r}; '
+        'docs/zoo.md lists ours'
+    )
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -12,7 +12,8 @@
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
 ``custom_imports = dict(imports=['mmtoken'])`` is the only line that a config needs. It also lets
-torch's safe unpickler read the checkpoints that runners save.
+torch's safe unpickler read the checkpoints that runners save, and mmengine find our configs as
+``mmtoken::FOLDER/NAME.py``.
 """
 
 try:
@@ -25,7 +26,7 @@ except ModuleNotFoundError as error:
 
 from .common.layer_decay import LayerDepthOptimWrapperConstructor
 from .common.recorder import record_tokens
-from .compat import make_checkpoints_loadable
+from .compat import make_checkpoints_loadable, name_our_configs
 from .maxvit import MaxViT
 from .paca_vit import PaCaViT
 from .paca_vit.optimizer import RoleOptimWrapperConstructor
@@ -36,6 +37,7 @@ from .timm_features import TimmFeatures
 from .vit import PlainViT, SimpleFPN
 
 make_checkpoints_loadable()
+name_our_configs()
 
 __version__ = '0.1.0'
 __all__ = [

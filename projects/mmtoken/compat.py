@@ -2,7 +2,8 @@
 
 A config's bases are read before its ``custom_imports``, so the command-line tools and the tests
 call :func:`prepare_hosts` first. Importing ``mmtoken`` calls :func:`make_checkpoints_loadable`,
-which is in time for whatever reads a checkpoint, such as the hosts' inferencers.
+which is in time for whatever reads a checkpoint, such as the hosts' inferencers, and
+:func:`name_our_configs`.
 """
 
 from importlib import metadata
@@ -19,6 +20,15 @@ def prepare_hosts() -> None:
     """Apply every adjustment; safe to call twice."""
     make_host_configs_loadable()
     make_checkpoints_loadable()
+    name_our_configs()
+
+
+def name_our_configs() -> None:
+    """Let mmengine find our configs as ``mmtoken::FOLDER/NAME.py``.
+
+    It reads them from ``.mim`` in the package, as it reads those of the hosts.
+    """
+    config_utils.MODULE2PACKAGE['mmtoken'] = 'mmtoken'
 
 
 def make_host_configs_loadable() -> list[str]:

@@ -4,12 +4,16 @@ The folders are found by glob, so that there is no list to maintain. Models are 
 of each metafile, only the smallest and the largest one are counted.
 """
 
+import runpy
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import mmtoken  # noqa: F401, makes its configs known
 import pytest
 import yaml
+from mmengine.config import Config
+from mmengine.hub import get_config
 from shipped import built
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,3 +110,24 @@ def test_index_links_every_folder():
     text = (ROOT / 'configs/README.md').read_text(encoding='utf-8')
     for folder in FOLDERS:
         assert f'({folder.name}/README.md)' in text, folder.name
+
+
+def test_model_index_lists_every_metafile():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text(encoding='utf-8'))['Import']
+    assert index == [f'configs/{folder.name}/metafile.yml' for folder in FOLDERS]
+
+
+def test_table_of_all_configs_is_current():
+    make = runpy.run_path(str(ROOT / 'docs/make_zoo.py'))['make']
+    page = (ROOT / 'docs/zoo.md').read_text(encoding='utf-8')
+    assert page == make(), 'run python docs/make_zoo.py'
+
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
+def test_short_names(folder, tmp_path):
+    """``mmtoken::FOLDER/NAME.py``, as mmengine names the configs of the hosts."""
+    path = ROOT / metafile(folder)['Models'][0]['Config']
+    name, want = f'mmtoken::{folder.name}/{path.name}', Config.fromfile(path)
+    assert get_config(name).to_dict() == want.to_dict()
+    (tmp_path / 'mine.py').write_text(f'_base_ = {name!r}\nwork_dir = "mine"')
+    assert Config.fromfile(tmp_path / 'mine.py').model.type == want.model.type

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from _checks import CheckStepsHook, check_files
-from _cli import UsageError, check_options, find_host
+from _cli import UsageError, check_options, find_host, read_config
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.runner import EpochBasedTrainLoop
@@ -352,9 +352,20 @@ def test_runner_type(toy):
 # refusals, before anything is written
 
 
+def test_config_that_a_package_ships():
+    cfg = read_config('mmtoken::timm_features/mask-rcnn_timm-convnext-tiny_fpn_1x_coco.py', {})
+    assert cfg.model.backbone.type == 'TimmFeatures'
+    for name in ('mmtoken::vit/no.py', 'mmtoken::', 'numpy::a/b.py'):
+        with pytest.raises(UsageError, match=f'shipped by a host or by mmtoken, got {name!r}'):
+            read_config(name, {})
+    with pytest.raises(UsageError, match='of an installed package, got .not_installed::a/b.py'):
+        read_config('not_installed::a/b.py', {})
+
+
 def test_wrong_command_is_one_sentence(commands):
     tool, args = commands.parse('train', 'no.py')
-    with pytest.raises(SystemExit, match='^error: config must be a file, got .no.py.; the READMEs'):
+    message = '^error: config must be a file or .* got .no.py.; docs/zoo'
+    with pytest.raises(SystemExit, match=message):
         tool.run(lambda: tool.load_config(args))
 
 
