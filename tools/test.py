@@ -15,6 +15,7 @@ from _checks import build_runner, check_device, check_parts, innermost, read_che
 from _cli import check_output, find_host, load_config, make_runner_parser, run, type_name
 from _errors import UsageError
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -56,8 +57,9 @@ class OutputHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the files."""
         self.evaluator.evaluate(len(runner.test_dataloader.dataset))
-        for path in self.metrics:
-            mmengine.dump(metrics, path)
+        if is_main_process():
+            for path in self.metrics:
+                mmengine.dump(metrics, path)
 
 
 def check_outputs(out: str | None, dump: str | None, host: str) -> None:
