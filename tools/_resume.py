@@ -7,6 +7,7 @@ from _checks import read_checkpoint
 from _cli import warn
 from _errors import UsageError
 from mmengine.config import Config
+from mmengine.dist import all_gather_object
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, find_latest_checkpoint
 
 
@@ -89,6 +90,20 @@ def _meta_or_warning(path: str) -> dict | None:
         return read_meta(path)
     except UsageError as error:
         warn(str(error))
+
+
+def check_processes(meta: dict | None) -> None:
+    """Raise unless all processes resume from the same iteration.
+
+    Each process looks for the newest checkpoint itself, and only the first one writes them.
+    """
+    found = all_gather_object(meta and meta['iter'])
+    if len(set(found)) > 1:
+        positions = ', '.join('none' if one is None else f'iteration {one}' for one in found)
+        raise UsageError(
+            '--resume needs the same checkpoint in all processes, got '
+            f'{positions}; put the work directory on a file system that all machines share'
+        )
 
 
 def warn_of_position(loop: BaseLoop, path: str, meta: dict) -> None:

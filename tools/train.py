@@ -12,7 +12,7 @@ import argparse
 from _checks import CheckStepsHook, build_runner, check_device, check_parts, read_checkpoint
 from _cli import load_config, make_runner_parser, run, type_name
 from _errors import UsageError
-from _resume import resume, warn_of_position
+from _resume import check_processes, resume, warn_of_position
 from _saving import SafeCheckpointHook
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def apply_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Apply --no-validate, --amp and --auto-scale-lr to the config, and check its parts."""
+    """Apply --no-validate, --amp, --auto-scale-lr and --launcher to the config, and check it."""
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     check_parts(cfg, 'train')
@@ -62,6 +62,7 @@ def main() -> None:
         raise UsageError('--may-differ is about a checkpoint, got neither load_from nor --resume')
 
     runner = build_runner(cfg, args.may_differ, 'train', 'val')
+    check_processes(meta)
     runner.register_hook(CheckStepsHook())
     for hook in runner.hooks:
         if type(hook) is CheckpointHook:
