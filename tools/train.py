@@ -47,6 +47,9 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             remedy = 'add auto_scale_lr=dict(base_batch_size=GPUs * images per GPU)'
             raise UsageError(f'--auto-scale-lr needs the batch size of the learning rate; {remedy}')
         cfg.auto_scale_lr.enable = True
+    if cfg.launcher != 'none' and 'runner_type' not in cfg:
+        # or every process draws the same drop path masks; Runner sends the parameters of the first
+        cfg.randomness = dict(seed=None, diff_rank_seed=True) | (cfg.get('randomness') or {})
 
 
 def main() -> None:
