@@ -1,10 +1,16 @@
 """The smallest thing that a runner trains: a line through four points, from a JSON file."""
 
+import random
+import time
+
+import mmengine
+import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmtoken.common.backbone import resolve_arch
 from torch import nn
 
@@ -28,10 +34,18 @@ class Arch(nn.Module):
 
 @MODELS.register_module()
 class Line(BaseModel):
-    """A linear layer; a loss of ``scale`` times the squared error."""
+    """A linear layer; a loss of ``scale`` times the squared error.
 
-    def __init__(self, scale: float = 1.0, num_classes: int = 2, inner=None, **kwargs) -> None:
+    ``padding`` values more to save, and ``pause`` seconds per step, leave time for interruptions.
+    """
+
+    def __init__(
+        self, scale: float = 1.0, num_classes: int = 2, inner=None, padding=0, pause=0.0, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
+        self.pause = pause
+        if padding:
+            self.register_buffer('padding', torch.zeros(padding))
         self.inner = MODELS.build(inner) if inner else None
         self.scale = scale
         self.layer = nn.Linear(1, 1)
@@ -40,6 +54,7 @@ class Line(BaseModel):
         self.bbox_head.num_classes = num_classes
 
     def forward(self, x, y, sample_idx, mode='tensor'):
+        time.sleep(self.pause)
         x, y = torch.tensor(x), torch.tensor(y)
         out = self.bbox_head(self.layer(x[:, None]))[:, 0]
         if mode == 'loss':
@@ -58,6 +73,17 @@ class MeanPrediction(BaseMetric):
     def compute_metrics(self, results):
         mean, steps = torch.tensor(results).mean(0).tolist()
         return dict(mean=mean, steps=steps)
+
+
+@HOOKS.register_module()
+class DrawHook(Hook):
+    """Write what each process draws, and the parameters that it starts from."""
+
+    def before_train(self, runner):
+        draws = [random.random(), np.random.rand(), torch.rand(1).item()]
+        parameters = [value.tolist() for value in runner.model.parameters()]
+        path = f'{runner.work_dir}/drawn_{runner.rank}.json'
+        mmengine.dump(dict(draws=draws, parameters=parameters), path)
 
 
 CONFIG = """
