@@ -76,7 +76,10 @@ def test_every_backbone_neck_and_head(chains, name):
 
 @pytest.mark.slow
 def test_training(toy):
-    """The same weights and metrics; each process draws its own random numbers."""
+    """The same weights and metrics; each process draws its own random numbers.
+
+    A batch is the whole data set, so the processes must have shuffled it alike to share it.
+    """
     hook = "_base_ = 'toy_config.py'\ncustom_hooks = [dict(type='DrawHook')]"
     config = toy.write('drawing.py', hook)
     toy.annotate([dict(x=0.1 * i, y=0.2 * i * i) for i in range(4)])
@@ -87,8 +90,6 @@ def test_training(toy):
         places = ('--data-root', toy.data, '--work-dir', folder)
         options = ['randomness.seed=1', 'val_dataloader.dataset.ann_file=five.json']
         options += [f'train_dataloader.batch_size={4 // processes}']
-        # the order of the images is that of one process only with the seed of one process
-        options += ['train_dataloader.sampler.seed=1']
         arguments = (config, *places, '--cfg-options', *options)
         finish(start('train', processes, *arguments, env=environment(toy.folder, hosts=False)))
         (log,) = folder.glob('*/vis_data/scalars.json')
