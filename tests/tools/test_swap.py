@@ -24,7 +24,6 @@ TABLE = {
 
 
 RATE = 0.5
-NOT_RUN = 'not run'
 
 
 def cell_id(one):
@@ -65,8 +64,7 @@ def learning_rates(model, cfg, rate):
 @pytest.mark.parametrize('name', HOSTS)
 def test_every_cell(name, backbone, tmp_path):
     pytest.importorskip(host_of(name))
-    found, shown = cell(name, backbone, tmp_path), TABLE[name][BACKBONES.index(backbone)]
-    assert found == shown if shown != NOT_RUN else found != 'refused'
+    assert cell(name, backbone, tmp_path) == TABLE[name][BACKBONES.index(backbone)]
 
 
 def test_the_table_is_complete():
