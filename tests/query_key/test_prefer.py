@@ -94,3 +94,4 @@ def test_table_and_figure(scene):
     axes = draw_preferences([summary, summary]).axes[0]
     mean = np.mean(summary['attention'], 0)[0] / summary['area'][0]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [mean, mean])
+    assert {'0', '0.5', '1'} <= {tick.get_text() for tick in axes.get_yticklabels()}

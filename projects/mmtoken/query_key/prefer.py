@@ -21,6 +21,7 @@ from .attention import GridAttention
 
 REGIONS = ('same object', 'same class', 'other class', 'background')
 COLOURS = ('#2b8a3e', '#1f5fbf', '#c77700', '#6b6b6b')
+TICKS = (0, 0.5, 1, 1.5, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 @dataclass(frozen=True)
@@ -174,5 +175,7 @@ def draw_preferences(summaries: Sequence[dict]) -> Figure:
             axes.scatter(*zip(*heads), s=7, color=colour, alpha=0.45, lw=0)
     axes.axhline(1, color='0.4', lw=0.7)
     axes.set(xlabel='attention layer', ylabel='attention / area', yscale='symlog', ylim=(0, None))
+    ticks = [tick for tick in TICKS if tick <= axes.get_ylim()[1]]
+    axes.set_yticks(ticks, [f'{tick:g}' for tick in ticks])
     axes.legend(frameon=False, loc='upper left', bbox_to_anchor=(1.0, 1.0))
     return figure
