@@ -17,8 +17,9 @@ STACKS = {'onedl': 'requirements.txt', 'official': 'requirements-official.txt'}
 COMPILED = {'onedl-mmcv': 'mmcv.ops', 'mmcv': 'mmcv.ops', 'xtcocotools': 'xtcocotools.mask'}
 # distributions of which only the pinned ones may be there: they write the same import folders
 RIVALS = 'mmengine mmcv mmcv-lite mmdet mmsegmentation opencv-python opencv-contrib-python '
-RIVALS += 'onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation'
-HOSTS = 'mmpose, mmdet, mmseg, mmcv.ops, mmtoken'
+RIVALS += 'onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation '
+RIVALS += 'mmpretrain onedl-mmpretrain'
+HOSTS = 'mmpose, mmdet, mmseg, mmpretrain, mmcv.ops, mmtoken'
 STAMP = Path(sys.prefix, 'mmtoken-setup.stamp')
 
 
