@@ -7,7 +7,7 @@
 | STViT, STViT-R (CVPR 2023) | ``mmtoken.stvit`` | ``STViTR``, ``STViTSwin``, ``STViTDeiT`` |
 | ViT (ICLR 2021), ViTDet (ECCV 2022) | ``mmtoken.vit`` | ``PlainViT``, ``SimpleFPN`` |
 | any model of timm | ``mmtoken.timm_features`` | ``TimmFeatures`` |
-| MaxViT (ECCV 2022) | ``mmtoken.maxvit`` | ``MaxViT`` |
+| MaxViT (ECCV 2022) | ``mmtoken.maxvit`` | ``MaxViT``, ``MaxViTPreLogits`` |
 | Query-key interaction (NeurIPS 2024) | ``mmtoken.query_key`` | ``QKInteractionHook`` |
 
 Importing registers everything that the installed hosts allow in mmengine's root registries:
@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
 from .common.layer_decay import LayerDepthOptimWrapperConstructor
 from .common.recorder import record_tokens
 from .compat import make_checkpoints_loadable, name_our_configs
-from .maxvit import MaxViT
+from .maxvit import MaxViT, MaxViTPreLogits
 from .paca_vit import PaCaViT
 from .paca_vit.optimizer import RoleOptimWrapperConstructor
 from .query_key import QKInteractionHook
@@ -44,6 +44,7 @@ __all__ = [
     'MTA',
     'LayerDepthOptimWrapperConstructor',
     'MaxViT',
+    'MaxViTPreLogits',
     'PaCaViT',
     'PlainViT',
     'QKInteractionHook',

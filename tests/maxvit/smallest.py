@@ -13,6 +13,7 @@ BACKBONES = [dict(type='MaxViT', arch=TINY), dict(type='MaxViT', arch=RMLP, wind
 # as the tools that put it into configs of the hosts are given it
 SWAP = BACKBONES[0]
 
+READERS = [(dict(type='MaxViTPreLogits', embed_dims=TINY['embed_dims'][-1]), BACKBONES[0])]
 # sides of a map: less than a group, a whole one, padding on both sides, on one, on none, long
 SIZES = [(1, 3), (7, 7), (4, 9), (8, 14), (9, 10), (7, 14), (3, 45)]
 # values that the fuzz runner draws from

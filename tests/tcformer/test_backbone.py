@@ -224,3 +224,13 @@ def test_smallest_image_that_the_arithmetic_allows():
 def test_image_too_small_for_the_parts():
     with pytest.raises(ValueError, match=r'local_parts=\(16, 2, 1\) needs .* 16x16, got 12x12'):
         TCFormer(ARCH, local_parts=(16, 2, 1))(torch.zeros(1, 3, 48, 48))
+
+
+def test_mean_over_tokens(randomize):
+    """Of every stage; released classifiers weigh all tokens alike, whatever their area."""
+    model, image = randomize(TCFormer(TINY)).double().eval(), torch.randn(2, 3, 61, 75).double()
+    with torch.no_grad():
+        want = [tokens.x.mean(1) for tokens in model(image)]
+        model.out_type = 'mean'
+        for got, mean in zip(model(image), want):
+            assert torch.equal(got, mean)

@@ -125,6 +125,8 @@ class Backbone(StrictInitModule):
         map_arguments: Arguments with which it returns maps, for any other neck or head.
         large_image_arguments: Arguments that suit the image sizes of detection and segmentation.
         paramwise: ``paramwise_cfg`` of its recipes; keys of ``custom_keys`` are its own parameters.
+        classifier_keys: How keys of the classifier in a released file start, and how they start in
+            mmpretrain's ``ImageClassifier``.
     """
 
     in_channels: int
@@ -137,6 +139,7 @@ class Backbone(StrictInitModule):
     map_arguments: Mapping[str, Any] = MappingProxyType({})
     large_image_arguments: Mapping[str, Any] = MappingProxyType({})
     paramwise: Mapping[str, Any] = MappingProxyType(dict(norm_decay_mult=0.0))
+    classifier_keys: Mapping[str, str] = MappingProxyType({'head.': 'head.fc.'})
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

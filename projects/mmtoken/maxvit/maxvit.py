@@ -120,6 +120,11 @@ class MaxViT(Backbone):
     releases = RELEASES
     # classifiers of timm and torchvision, and torchvision's buffers
     checkpoint_ignore = (r'head\.', r'norm\.', r'classifier\.', r'.*\.relative_position_index$')
+    classifier_keys = {
+        'head.norm.': 'neck.norm.',
+        'head.pre_logits.fc.': 'neck.fc.',
+        'head.fc.': 'head.fc.',
+    }
     pictures_need_attention = True
     paramwise = dict(
         norm_decay_mult=0.0, custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))

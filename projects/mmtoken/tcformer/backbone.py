@@ -54,7 +54,8 @@ class TCFormer(Backbone):
         arch: ``'light'``, ``'base'``, ``'large'``, or a dict with ``depths``, ``embed_dims``,
             ``num_heads``, ``mlp_ratios`` and ``sr_ratios``, four entries each.
         out_type: ``'tokens'`` returns a tuple of token sets, for :class:`MTA`; ``'maps'`` a tuple
-            of ``(B, C, H, W)``, for any neck of the hosts.
+            of ``(B, C, H, W)``, for any neck of the hosts; ``'mean'`` a tuple of ``(B, C)``, the
+            mean over the tokens, for a linear classifier.
         in_channels: Channels of the image.
         out_indices: 0-based indices of the stages to return; later stages are not built.
         sample_ratios: Merged tokens per token at the three transitions, in (0, 1].
@@ -118,7 +119,7 @@ class TCFormer(Backbone):
         check_int('in_channels', in_channels)
         check_bool('qkv_bias', qkv_bias)
         check_range('patch_norm_eps', patch_norm_eps, 0.0, 1.0, '()')
-        check_choice('out_type', out_type, ('tokens', 'maps'))
+        check_choice('out_type', out_type, ('tokens', 'maps', 'mean'))
         for name, values in spec.items():
             check_ints(name, values, NUM_STAGES, 'stage')
         for heads, dim in zip(spec['num_heads'], spec['embed_dims']):
@@ -194,7 +195,9 @@ class TCFormer(Backbone):
         return stages
 
     def output(self, _stage: int, tokens: TokenSet) -> TokenSet | Tensor:
-        """The token set, or its map."""
+        """The token set, its map, or the mean of its tokens."""
+        if self.out_type == 'mean':
+            return tokens.x.mean(1)
         return tokens_to_map(tokens).contiguous() if self.out_type == 'maps' else tokens
 
     def _run_stage(self, number: int, tokens: TokenSet) -> TokenSet:
