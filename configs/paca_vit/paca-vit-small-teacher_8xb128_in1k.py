@@ -1,0 +1,8 @@
+"""PaCa-ViT-Small with a teacher on ImageNet-1k, 224x224, 300 epochs, 8 GPUs x 128 images.
+
+torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch --amp
+"""
+
+_base_ = './paca-vit-tiny_8xb128_in1k.py'
+
+model = dict(backbone=dict(arch='small_teacher'))

@@ -1,0 +1,8 @@
+"""STViT-Swin-Base on ImageNet-1k, 224x224, 300 epochs, 8 GPUs x 128 images: STViT-R's recipe.
+
+torchrun --nproc_per_node 8 tools/train.py <this file> --launcher pytorch --amp
+"""
+
+_base_ = './stvit-swin-tiny_8xb128_in1k.py'
+
+model = dict(backbone=dict(arch='base', drop_path_rate=0.4), head=dict(in_channels=1024))
