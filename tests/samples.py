@@ -74,6 +74,12 @@ def segmentation_sample(dataset, folder: Path) -> dict:
     )
 
 
+def classification_sample(dataset, folder: Path) -> dict:
+    """A noise image of the last class."""
+    last = len(dataset.metainfo['classes']) - 1
+    return dict(img_path=write(noise(), folder / 'image.png'), gt_label=np.array(last))
+
+
 def noise() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
@@ -113,6 +119,15 @@ def check_segmentation(prediction, cfg: Config) -> None:
     assert labels.min() >= 0 and labels.max() < num_classes
 
 
+def check_classification(prediction, cfg: Config) -> None:
+    """One probability per class, and the label of the largest one."""
+    scores = prediction.pred_score
+    assert scores.shape == (cfg.model.head.num_classes,)
+    torch.testing.assert_close(scores.sum(), scores.new_ones(()))
+    assert prediction.pred_label.tolist() == [scores.argmax()]
+    assert prediction.gt_label.tolist() == [cfg.model.head.num_classes - 1]
+
+
 class Host(NamedTuple):
     """How a host is fed a made-up sample, and what its predictions must be."""
 
@@ -124,6 +139,7 @@ HOSTS = dict(
     mmpose=Host(pose_sample, check_pose),
     mmdet=Host(detection_sample, check_detection),
     mmseg=Host(segmentation_sample, check_segmentation),
+    mmpretrain=Host(classification_sample, check_classification),
 )
 
 
@@ -162,6 +178,12 @@ def shrink(cfg: Config) -> None:
     """Make pictures small, boxes few and heads narrow, so that a published config is quick."""
     if cfg.default_scope == 'mmpose':
         multiply_sizes(cfg._cfg_dict, ('input_size', 'heatmap_size'), 1 / 2)
+        return
+    if cfg.default_scope == 'mmpretrain':
+        (side,) = (step.crop_size for step in cfg.test_pipeline if step.type == 'CenterCrop')
+        for split in SPLITS:
+            pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+            multiply_sizes(pipeline, ('scale', 'crop_size'), min(1, 64 / side))
         return
     (scale,) = (step.scale for step in cfg.test_pipeline if step.type == 'Resize')
     sizes = ('scale', 'scales', 'crop_size')

@@ -2,8 +2,10 @@
 
 import copy
 import os
+import re
 import sys
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
@@ -23,7 +25,9 @@ CONFIGS = sorted(
     and os.environ.get('MMTOKEN_CONFIGS', '') in str(path.relative_to(FOLDER))
 )
 # of each host, the demo config
-DEMOS = dict(mmpose='td-hm_*', mmdet='mask-rcnn_*', mmseg='*head_*')
+DEMOS = dict(mmpose='td-hm_*', mmdet='mask-rcnn_*', mmseg='*head_*', mmpretrain='*_demo-crops*')
+# a host that a config inherits from, or a file of ours
+BASES = re.compile(r"'(?:(\w+)::[^']+|(\.[^']*\.py))'")
 
 
 def name(path: Path) -> str:
@@ -35,8 +39,20 @@ def demo(host: str) -> Path:
 
 
 @cache
+def missing_host(path: Path) -> str | None:
+    """The host that a config inherits from, if it is not installed: then it cannot be read."""
+    for host, base in BASES.findall(path.read_text(encoding='utf-8').partition('_base_')[2]):
+        found = host if host and not find_spec(host) else base and missing_host(path.parent / base)
+        if found:
+            return found
+    return None
+
+
+@cache
 def parsed(path: Path) -> Config:
     """The config as it is, shared by all tests of a process: not to be changed."""
+    if host := missing_host(path):
+        pytest.skip(f'{host} is not installed')
     return Config.fromfile(path)
 
 
@@ -99,7 +115,7 @@ def heads_on_maps(cfg: Config) -> list[str]:
 
 def channels_key(part: dict) -> str | None:
     """The key that says how many channels a neck or head reads."""
-    return next((key for key in ('in_channels', 'embed_dim') if key in part), None)
+    return next((key for key in ('in_channels', 'embed_dim', 'embed_dims') if key in part), None)
 
 
 def channels_read(part: dict, declared: tuple[int, ...]) -> int | list[int]:

@@ -34,15 +34,18 @@ def maps_for_heads(cfg, model) -> list:
     backbone, neck = model.backbone, getattr(model, 'neck', None)
     if not is_ours(cfg):
         maps = backbone(torch.zeros(1, 3, 64, 96, device='meta'))
-        return list(neck(maps) if neck else maps)
-    sizes = [(-(-64 // stride), -(-96 // stride)) for stride in backbone.out_strides]
+        return list(neck(tuple(maps)) if neck else maps)
+    sizes = [backbone.out_size(i, (64, 96)) for i in range(len(backbone.out_channels))]
     maps = [
         torch.zeros(1, channels, *hw, device='meta')
         for channels, hw in zip(backbone.out_channels, sizes)
     ]
-    if getattr(backbone, 'out_type', 'maps') == 'tokens':  # its neck takes no maps
+    kind = getattr(backbone, 'out_type', 'maps')
+    if kind in ('class', 'mean'):
+        return [torch.zeros(1, channels, device='meta') for channels in backbone.out_channels]
+    if kind == 'tokens':  # its neck takes no maps
         return [torch.zeros(1, neck.out_channels, *hw, device='meta') for hw in sizes]
-    return list(neck(maps) if neck else maps)
+    return list(neck(tuple(maps)) if neck else maps)
 
 
 def check_heads(cfg, model, metainfo: dict) -> None:
@@ -50,6 +53,9 @@ def check_heads(cfg, model, metainfo: dict) -> None:
     maps = maps_for_heads(cfg, model)
     if cfg.default_scope == 'mmpose':
         assert model.head(maps).shape[:2] == (1, metainfo['num_keypoints'])
+        return
+    if cfg.default_scope == 'mmpretrain':
+        assert model.head(maps).shape == (1, len(metainfo['classes']))
         return
     if cfg.default_scope == 'mmseg':
         for head in (model.decode_head, getattr(model, 'auxiliary_head', None)):
@@ -150,7 +156,7 @@ def plain(steps: list[dict]) -> list[dict]:
 def test_pipelines_reach_the_loaders(path):
     """Editing an inherited ``train_pipeline`` alone would change nothing."""
     cfg = load(path)
-    # mmpose evaluates and tests with the one, mmdet and mmseg with the other
+    # mmpose evaluates and tests with the one, the other hosts with the other
     named = [cfg[key] for key in ('val_pipeline', 'test_pipeline') if key in cfg]
     assert len(named) == 1 and 'train_pipeline' in cfg
     for split, pipeline in zip(SPLITS, (cfg.train_pipeline, *named, *named)):
@@ -200,6 +206,19 @@ MISTAKES = dict(
         'train_cfg.max_iter=1',
         'optim_wrapper.optimizer.learning_rate=1',
         'default_hooks.logger.intervall=1',
+    ],
+    mmpretrain=[
+        'model.backbon.arch=small',
+        'model.backbone.num_cluster=7',
+        'model.head.num_clases=3',
+        'model.head.loss.los_weight=1',
+        'model.neck.dimm=2',
+        'train_dataloader.batchsize=2',
+        'train_dataloader.dataset.annfile=x.json',
+        'train_cfg.max_epoch=1',
+        'optim_wrapper.optimizer.learning_rate=1',
+        'default_hooks.logger.intervall=1',
+        'test_evaluator.topkk=1',
     ],
 )
 
