@@ -4,8 +4,8 @@ python tools/convert_weights.py SRC DST --config CONFIG [--part backbone|model] 
 
 SRC is a file of torch.save, a .safetensors file, or a .pkl file of detectron2, of any release that
 the backbone of CONFIG knows. It is read without running code. What it holds is loaded strictly into
-the backbone, or into the whole detector, segmentor or pose estimator; heads and necks of mmdet 2.x,
-mmseg 0.x and mmpose 0.x get their present names from the hosts themselves.
+the backbone, or into the whole model. Heads and necks of mmdet 2.x, mmseg 0.x and mmpose 0.x get
+their present names from the hosts themselves, a released classifier those of mmpretrain.
 
 DST is a .pth or .safetensors file with all weights of that part. A backbone is for
 init_cfg=dict(type='Pretrained', checkpoint=DST), a whole model for load_from and tools/test.py.
@@ -139,6 +139,18 @@ def build_model(path: str, options: dict) -> nn.Module:
     return model
 
 
+def as_classifier(model: nn.Module, state: State) -> State:
+    """Return a released classifier by the names of the model; anything else as it is."""
+    names, renamed, head = model.backbone.classifier_keys, {}, []
+    for key, value in state.items():
+        start = next((start for start in names if key.startswith(start)), '')
+        name = names[start] + key.removeprefix(start) if start else PREFIX + key
+        head += [name] if start else []
+        renamed[name] = value
+    is_released = head and not any(key.startswith(PREFIX) for key in state)
+    return renamed if is_released and model.state_dict().keys() >= {*head} else state
+
+
 def is_whole(model: nn.Module, state: State) -> bool:
     """Whether a file has a backbone and other parts of a model."""
     own, modules = model.state_dict(), {key.partition('.')[0] for key in state}
@@ -230,11 +242,12 @@ def main(argv: list[str] | None = None) -> None:
     inner = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
     release = find_release(model.backbone, inner or state, args.src)
     print(f'{args.src} is {release}; keys: {", ".join(f"{k} {n}" for k, n in modules.items())}')
-    if (args.part or ('model' if is_whole(model, state) else 'backbone')) == 'model':
+    whole = as_classifier(model, state)
+    if (args.part or ('model' if is_whole(model, whole) else 'backbone')) == 'model':
         if args.reinitialize or args.ignore:
             raise UsageError('--reinitialize and --ignore are for --part backbone, got a model')
         part, use = model, f'load_from={str(args.dst)!r}, or with tools/test.py'
-        report = load_whole(model, state, versions, args.src)
+        report = load_whole(model, whole, versions, args.src)
     else:
         part = model.backbone
         use = f"init_cfg=dict(type='Pretrained', checkpoint={str(args.dst)!r}) of the backbone"
