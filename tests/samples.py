@@ -180,7 +180,8 @@ def shrink(cfg: Config) -> None:
         multiply_sizes(cfg._cfg_dict, ('input_size', 'heatmap_size'), 1 / 2)
         return
     if cfg.default_scope == 'mmpretrain':
-        (side,) = (step.crop_size for step in cfg.test_pipeline if step.type == 'CenterCrop')
+        sizes = (step.get('crop_size') or step.get('scale') for step in cfg.test_pipeline)
+        side = min(np.min(size) for size in sizes if size)
         for split in SPLITS:
             pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
             multiply_sizes(pipeline, ('scale', 'crop_size'), min(1, 64 / side))

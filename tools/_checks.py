@@ -30,6 +30,7 @@ ACTIVITIES = dict(train='training', val='validation', test='testing')
 THIRD_FIELDS = dict(train='optim_wrapper', val='val_evaluator', test='test_evaluator')
 # heads that predict one score per class of the data set, unlike those of proposals
 CLASS_HEADS = 'bbox_head mask_head panoptic_head decode_head roi_head.bbox_head roi_head.mask_head'
+CLASS_HEADS += ' head'
 
 
 def check_parts(cfg: Config, needed: str) -> None:
@@ -77,12 +78,15 @@ def check_files(cfg: Config, split: str) -> None:
         root = dataset.get('data_root') or ''
         first = (dataset.get('pipeline') or [{}])[0]
         images = first.get('backend_args') if isinstance(first, dict) else None
-        prefixes = {f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()}
+        prefixes = dataset.get('data_prefix') or {}
+        prefixes = prefixes if isinstance(prefixes, dict) else {'': prefixes}  # mmpretrain
+        prefixes = {f'data_prefix.{k}'.rstrip('.'): v for k, v in prefixes.items()}
         files = {key: dataset.get(key) for key in ('ann_file', 'bbox_file')}
-        for key, path in {**prefixes, **files}.items():
+        paths = {**prefixes, **files}
+        for key, path in (paths if any(paths.values()) else {'data_root': root}).items():
             if not path or not isinstance(path, str):
                 continue
-            if key != 'bbox_file' and not is_abs(path):  # as mmengine joins them
+            if key not in ('bbox_file', 'data_root') and not is_abs(path):  # as mmengine joins them
                 path = osp.join(root, path)
             backend_args = dataset.get('backend_args') if key in files else images
             backend = get_file_backend(path, backend_args=backend_args)

@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import FlexibleRunner, Runner
 from mmtoken.compat import prepare_hosts
 
-HOSTS = ('mmdet', 'mmseg', 'mmpose')
+HOSTS = ('mmdet', 'mmseg', 'mmpose', 'mmpretrain')
 # top-level fields that a host or a tool reads; those of mmengine are found in its source
 TOOL_FIELDS = {'runner_type', 'custom_imports', 'data_root', 'preprocess_cfg'}
 TOOL_FIELDS |= {'tta_model', 'tta_pipeline'}
@@ -229,8 +229,12 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     # an absolute path, because the hosts put a relative one below work_dir/<timestamp>
     folder = osp.abspath(args.show_dir) if args.show_dir else None
     host = find_host(cfg)
-    spelling = dict(mmpose=dict(enable=True, out_dir=folder), mmseg=dict(draw=True))
-    hook.update(given, show=args.show, **spelling.get(host, dict(draw=True, test_out_dir=folder)))
+    spelling = dict(draw=True, test_out_dir=folder)
+    if host in ('mmpose', 'mmpretrain'):
+        spelling = dict(enable=True, out_dir=folder)
+    elif host == 'mmseg':
+        spelling = dict(draw=True)
+    hook.update(given, show=args.show, **spelling)
     # where mmseg writes its pictures, and all hosts those of validation
     if folder and (host == 'mmseg' or not hasattr(args, 'checkpoint')):
         if cfg.get('visualizer') is None:

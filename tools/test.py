@@ -1,4 +1,4 @@
-"""Evaluate any config of mmdet, mmseg or mmpose: the union of the three hosts' test.py.
+"""Evaluate any config of mmdet, mmseg, mmpose or mmpretrain: the union of the hosts' test.py.
 
 python tools/test.py CONFIG CHECKPOINT [--data-root DIR] [--out FILE] [--show-dir DIR] [--tta] ...
 
@@ -30,7 +30,9 @@ TTA_MODELS = dict(
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_runner_parser('Evaluate a detector, a segmentor or a pose estimator')
+    parser = make_runner_parser(
+        'Evaluate a detector, a segmentor, a pose estimator or a classifier'
+    )
     add = parser.add_argument
     add('checkpoint', help='checkpoint file')
     add('--out', help='FILE.pkl: predictions; FILE.json: metrics; folder: masks (mmseg)')

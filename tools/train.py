@@ -1,4 +1,4 @@
-"""Train any config of mmdet, mmseg or mmpose: the union of the three hosts' train.py.
+"""Train any config of mmdet, mmseg, mmpose or mmpretrain: the union of the hosts' train.py.
 
 python tools/train.py CONFIG [--data-root DIR] [--work-dir DIR] [--resume] [--amp] ...
 torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch
@@ -20,7 +20,7 @@ from mmengine.hooks import CheckpointHook
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_runner_parser('Train a detector, a segmentor or a pose estimator')
+    parser = make_runner_parser('Train a detector, a segmentor, a pose estimator or a classifier')
     add = parser.add_argument
     add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='default: the newest one')
     add('--amp', action='store_true', help='train in mixed precision (needs an accelerator)')

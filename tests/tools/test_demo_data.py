@@ -78,6 +78,23 @@ def test_masks_equal_the_index_mask_and_boxes_bound_them(data, files):
             np.testing.assert_array_equal(mask, index == classes.index(name))
 
 
+def test_there_is_a_crop_of_every_thing_in_the_folder_of_its_class(data, files):
+    things = files[1]
+    pictures = {path.stem: path for path in (data / 'crops/train').rglob('*.png')}
+    assert {int(stem) for stem in pictures} == set(things.anns)
+    for stem, path in pictures.items():
+        annotation = things.anns[int(stem)]
+        assert path.parent.name == things.cats[annotation['category_id']]['name']
+        image = things.imgs[annotation['image_id']]
+        whole = cv2.imread(str(data / 'img_dir/train' / image['file_name']))
+        x, y, w, h = (round(value) for value in annotation['bbox'])
+        margin, crop = round(0.1 * max(w, h)), cv2.imread(str(path))
+        left, top = max(0, x - margin), max(0, y - margin)
+        assert crop.shape[0] >= h and crop.shape[1] >= w
+        window = whole[top : y + h + margin, left : x + w + margin]
+        np.testing.assert_array_equal(crop, window)
+
+
 def test_visible_joints_are_on_the_mask_and_all_in_the_image_are_labelled(files):
     flags = []
     for annotation in files[0].anns.values():

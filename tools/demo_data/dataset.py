@@ -1,4 +1,4 @@
-"""Scenes as files: COCO keypoints, COCO instances with masks, and index masks."""
+"""Scenes as files: COCO keypoints, COCO instances with masks, index masks, and crops by class."""
 
 import json
 import os
@@ -17,10 +17,11 @@ from .poses import JOINTS
 from .scene import draw_scene
 from .things import THINGS
 
-VERSION = 2  # raise it whenever the same arguments would give other files
+VERSION = 3  # raise it whenever the same arguments would give other files
 INSTANCES = ('person', *THINGS)
 CLASSES = (*BACKGROUNDS, *INSTANCES)  # the index in an index mask
 IGNORE = 255  # pixels of things too small to be annotated
+CROP_MARGIN = 0.1  # of the longer side of a box, on all sides of its crop
 MIN_AREA = 48  # pixels; what shows less of itself is not annotated
 ID_STEPS = (1_000_000, 100)  # images per split and annotations per image, so that ids stay apart
 COUNTS, PIXELS = (1, ID_STEPS[0] - 1), (64, 2048)
@@ -71,7 +72,8 @@ def write_demo_data(
 
 def write_split(root: Path, number: int, split: str, meta: dict[str, Any]) -> None:
     """Draw and write the images and annotations of a split."""
-    for folder in (f'img_dir/{split}', f'ann_dir/{split}', 'annotations'):
+    crops = [f'crops/{split}/{name}' for name in INSTANCES]
+    for folder in (f'img_dir/{split}', f'ann_dir/{split}', 'annotations', *crops):
         (root / folder).mkdir(parents=True, exist_ok=True)
     size = {side: meta[side] for side in ('height', 'width')}
     images, found = [], []  # disable=None: no progress bar unless stderr is a terminal
@@ -83,12 +85,25 @@ def write_split(root: Path, number: int, split: str, meta: dict[str, Any]) -> No
         entries, labels = annotate(canvas, key)
         images.append({'id': key, 'file_name': name, **size})
         found += entries
-        for folder, pixels in (('img_dir', canvas.picture(rng)), ('ann_dir', labels)):
-            Image.fromarray(pixels).save(root / folder / split / name, compress_level=2)
+        picture = canvas.picture(rng)
+        files = {f'img_dir/{split}/{name}': picture, f'ann_dir/{split}/{name}': labels}
+        for entry in entries:
+            folder = f'crops/{split}/{INSTANCES[entry["category_id"] - 1]}'
+            files[f'{folder}/{entry["id"]:014d}.png'] = crop(picture, entry['bbox'])
+        for file, pixels in files.items():
+            Image.fromarray(pixels).save(root / file, compress_level=2)
     for kind, categories in (('person_keypoints', [PERSON]), ('instances', CATEGORIES)):
         entries = [one for one in found if one['category_id'] <= len(categories)]
         content = {'images': images, 'annotations': entries, 'categories': categories}
         (root / f'annotations/{kind}_{split}.json').write_text(json.dumps(content))
+
+
+def crop(picture: NDArray, box: list[float]) -> NDArray:
+    """The part of a picture around a box."""
+    margin = round(CROP_MARGIN * max(box[2:]))
+    left, top, width, height = map(round, box)
+    rows = slice(max(0, top - margin), top + height + margin)
+    return np.ascontiguousarray(picture[rows, max(0, left - margin) : left + width + margin])
 
 
 def annotate(canvas: Canvas, image: int) -> tuple[list[dict[str, Any]], NDArray]:
