@@ -352,10 +352,11 @@ def test_runner_type(toy):
 # refusals, before anything is written
 
 
-def test_config_that_a_package_ships():
-    cfg = read_config('mmtoken::timm_features/mask-rcnn_timm-convnext-tiny_fpn_1x_coco.py', {})
-    assert cfg.model.backbone.type == 'TimmFeatures'
-    for name in ('mmtoken::vit/no.py', 'mmtoken::', 'numpy::a/b.py'):
+def test_config_that_a_package_ships(commands):
+    path = commands.demo_config
+    cfg = read_config(f'mmtoken::demo/{path.name}', {})
+    assert cfg.to_dict() == read_config(str(path), {}).to_dict()
+    for name in ('mmtoken::demo/no.py', 'mmtoken::', 'numpy::a/b.py'):
         with pytest.raises(UsageError, match=f'shipped by a host or by mmtoken, got {name!r}'):
             read_config(name, {})
     with pytest.raises(UsageError, match='of an installed package, got .not_installed::a/b.py'):
