@@ -31,8 +31,10 @@ def train_and_predict(cfg: Config, host: str) -> tuple[nn.Module, list]:
         preprocessor.pad_size_divisor = max(32, preprocessor.get('pad_size_divisor', 1))
         preprocessor.pad_mask = True
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
-    if cfg.model.backbone.get('init_cfg'):
-        model.backbone.init_weights()
+    for module in model.modules():
+        if module is not model.backbone and 'Pretrained' in str(getattr(module, 'init_cfg', '')):
+            module.init_cfg = None  # nothing is downloaded
+    model.init_weights()  # some hosts leave parameters uninitialised until then
     wrapper = build_optim_wrapper(model, dict(wrapper, type='OptimWrapper'))
     make, predict = BATCHES[host]
     batch = model.data_preprocessor(make(cfg), training=True)
