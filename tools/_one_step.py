@@ -31,10 +31,7 @@ def train_and_predict(cfg: Config, host: str) -> tuple[nn.Module, list]:
         preprocessor.pad_size_divisor = max(32, preprocessor.get('pad_size_divisor', 1))
         preprocessor.pad_mask = True
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
-    for module in model.modules():
-        if module is not model.backbone and 'Pretrained' in str(getattr(module, 'init_cfg', '')):
-            module.init_cfg = None  # nothing is downloaded
-    model.init_weights()  # some hosts leave parameters uninitialised until then
+    initialize(model)
     wrapper = build_optim_wrapper(model, dict(wrapper, type='OptimWrapper'))
     make, predict = BATCHES[host]
     batch = model.data_preprocessor(make(cfg), training=True)
@@ -43,6 +40,14 @@ def train_and_predict(cfg: Config, host: str) -> tuple[nn.Module, list]:
     wrapper.step()
     with torch.no_grad():
         return model, predict(cfg, model.eval())
+
+
+def initialize(model: nn.Module) -> None:
+    """Give a model its initial weights; only those of the backbone are read from a file."""
+    for module in model.modules():
+        if module is not model.backbone and 'Pretrained' in str(getattr(module, 'init_cfg', '')):
+            module.init_cfg = None
+    model.init_weights()  # some hosts leave parameters uninitialised until then
 
 
 def without_gradient(model: nn.Module) -> list[str]:

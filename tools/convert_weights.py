@@ -15,6 +15,7 @@ import argparse
 import os
 import re
 from collections import Counter, OrderedDict
+from dataclasses import replace
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -23,6 +24,7 @@ from textwrap import shorten
 import torch
 from _cli import make_parser, read_config, run, type_name, warn
 from _errors import UsageError
+from _one_step import initialize
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
@@ -64,7 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--overwrite', action='store_true', help='replace DST')
     text = 'class in the pickle that is read as a plain dict, e.g. yacs.config.CfgNode'
     add('--allow', nargs='+', default=[], metavar='MODULE.CLASS', help=text)
-    text = 'keys of the backbone that keep their initial values'
+    text = 'keys of the model that keep their initial values, e.g. of a head for other classes'
     add('--reinitialize', nargs='+', default=[], metavar='REGEX', help=text)
     add('--ignore', nargs='+', default=[], metavar='REGEX', help='keys of SRC to leave out')
     args = parser.parse_args(argv)
@@ -169,6 +171,25 @@ def load_part(part: nn.Module, given: State, source: str, **declared: list[str])
         raise UsageError(f'{text}; {remedy} and --reinitialize REGEX') from error
 
 
+def with_initial_values(
+    model: nn.Module, state: State, patterns: list[str]
+) -> tuple[State, tuple[str, ...]]:
+    """Put initial values of the model into a file where a pattern matches; return which.
+
+    Patterns match names of the model and of the file, which may be older ones.
+    """
+    if not patterns:
+        return state, ()
+    for pattern in patterns:
+        if not any(re.match(pattern, key) for key in (*model.state_dict(), *state)):
+            raise UsageError(f'--reinitialize must match a key of the model, got {pattern!r}')
+    model.backbone.init_cfg = None
+    initialize(model)
+    wanted = re.compile('|'.join(f'(?:{pattern})' for pattern in patterns))
+    new = {key: value for key, value in model.state_dict().items() if wanted.match(key)}
+    return {k: v for k, v in state.items() if not wanted.match(k)} | new, tuple(new)
+
+
 def load_whole(model: nn.Module, state: State, versions: dict | None, source: str) -> LoadReport:
     """Load a whole model strictly: our modules by their conventions, the rest by the hosts'."""
     parts: dict[str, list[str]] = {name: [] for name in LoadReport.__dataclass_fields__}
@@ -244,10 +265,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f'{args.src} is {release}; keys: {", ".join(f"{k} {n}" for k, n in modules.items())}')
     whole = as_classifier(model, state)
     if (args.part or ('model' if is_whole(model, whole) else 'backbone')) == 'model':
-        if args.reinitialize or args.ignore:
-            raise UsageError('--reinitialize and --ignore are for --part backbone, got a model')
+        if args.ignore:
+            raise UsageError('--ignore is for --part backbone, got a model')
         part, use = model, f'load_from={str(args.dst)!r}, or with tools/test.py'
-        report = load_whole(model, whole, versions, args.src)
+        whole, kept = with_initial_values(model, whole, args.reinitialize)
+        report = replace(load_whole(model, whole, versions, args.src), reinitialized=kept)
     else:
         part = model.backbone
         use = f"init_cfg=dict(type='Pretrained', checkpoint={str(args.dst)!r}) of the backbone"

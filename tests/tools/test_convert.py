@@ -120,6 +120,36 @@ def test_whole_model(host, suffix, tool, config_of, tmp_path, randomize, capsys)
         assert torch.equal(fresh.state_dict()[key], value), key
 
 
+# the layer that depends on the number of classes, in the file and in the model
+OF_CLASSES = dict(
+    mmseg=('decode_head.conv_seg', 'decode_head.conv_seg'),
+    mmdet=('bbox_head.conv_cls', 'bbox_head.conv_cls'),
+    mmpose=('keypoint_head.final_layer.3', 'head.final_layer'),
+)
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_head_of_other_classes(host, tool, refused, config_of, tmp_path, randomize, capsys):
+    """Layers that are named keep their initial values; everything else is taken."""
+    config, model = config_of(host)
+    randomize(model)
+    state, (old, new) = (
+        dict(old_names(model) if host == 'mmpose' else model.state_dict()),
+        OF_CLASSES[host],
+    )
+    for key in (f'{old}.weight', f'{old}.bias'):
+        state[key] = torch.ones(7, *state[key].shape[1:])
+    torch.save(dict(state_dict=state), tmp_path / 'old.pth')
+    call = [str(one) for one in (tmp_path / 'old.pth', tmp_path / 'new.pth', '--config', config)]
+    assert f'size mismatch for {new}.weight' in refused(*call)
+    assert "match a key of the model, got 'nothing'" in refused(*call, '--reinitialize', 'nothing')
+    tool.main([*call, '--reinitialize', *{rf'{old}\.', rf'{new}\.(weight|bias)'}])
+    assert f'reinitialized: 2: {new}.weight, {new}.bias' in capsys.readouterr().out
+    found = torch.load(tmp_path / 'new.pth', weights_only=True)['state_dict']
+    for key, value in model.state_dict().items():
+        assert torch.equal(found[key], value) != key.startswith(f'{new}.'), key
+
+
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_backbone_of_another_model(suffix, tool, config_of, tmp_path, randomize, capsys):
     _, donor = config_of('mmdet')
