@@ -38,7 +38,7 @@ def project_levels(levels: Sequence[Tensor], weight: Tensor) -> Tensor:
     out = F.conv2d(levels[0], parts[0])
     for level, part in zip(levels[1:], parts[1:]):
         coarse = F.conv2d(level, part)
-        out = out + F.interpolate(coarse, size=hw, mode='bilinear', align_corners=False)
+        out += F.interpolate(coarse, size=hw, mode='bilinear', align_corners=False)
     return out
 
 
