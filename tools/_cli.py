@@ -113,12 +113,23 @@ def find_config(path: str) -> Config:
         if is_name and find_spec(package):  # mmengine would install a missing package
             return get_config(path)
     except (AssertionError, FileNotFoundError, ValueError) as error:
-        rule = 'config must be a file, or shipped by a host or by mmtoken'
-        raise UsageError(f'{rule}, got {path!r} ({error}); see docs/zoo.md') from error
+        rule = 'config must be a file, or PACKAGE::FOLDER/NAME.py shipped by a host or by mmtoken'
+        close = ' or '.join(closest_configs(path))
+        remedy = f'did you mean {close}?' if close else 'docs/zoo.md lists ours'
+        raise UsageError(f'{rule}, got {path!r}; {remedy}') from error
     raise UsageError(
         f'config must be a file or PACKAGE::FOLDER/NAME.py of an installed package, got {path!r}; '
         'docs/zoo.md lists ours'
     )
+
+
+def closest_configs(path: str) -> list[str]:
+    """Return the shipped configs of a package with the names most like ``PACKAGE::NAME``."""
+    package, _, name = path.partition('::')
+    folder = Path(find_spec(package).origin or '').parent / '.mim/configs'
+    found = {file.stem: file.relative_to(folder) for file in folder.glob('*/**/*.py')}
+    close = difflib.get_close_matches(Path(name).stem, found, n=2)
+    return [f'{package}::{found[stem].as_posix()}' for stem in close]
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -103,8 +103,8 @@ def explain_library(error: Exception, file: str, line: str, running: object) -> 
     if kind := last_local(error, ('build_from_cfg',), 'obj_type'):
         place = f'building {getattr(kind, "__name__", kind)}; {place}'
     rule = 'the config and the data must fit the classes that use them'
-    remedy = 'correct the config or the data (MMTOKEN_TRACEBACK=1 shows the traceback)'
-    return f'{rule}, {got} ({place}); {remedy}'
+    remedy = 'install it' if isinstance(error, ImportError) else 'correct the config or the data'
+    return f'{rule}, {got} ({place}); {remedy} (MMTOKEN_TRACEBACK=1 shows the traceback)'
 
 
 def last_local(error: Exception, functions: Sequence[str], name: str) -> Any:

@@ -33,6 +33,7 @@ from mmtoken.common.strict_load import (
     LoadReport,
     State,
     StrictInitModule,
+    check_patterns,
     load_state_dict_strict,
 )
 from mmtoken.common.weights import CONTAINERS, named_tensors, read_checkpoint
@@ -180,9 +181,11 @@ def with_initial_values(
     """
     if not patterns:
         return state, ()
-    for pattern in patterns:
-        if not any(re.match(pattern, key) for key in (*model.state_dict(), *state)):
-            raise UsageError(f'--reinitialize must match a key of the model, got {pattern!r}')
+    try:
+        keys = (*model.state_dict(), *state)
+        check_patterns('--reinitialize', patterns, keys, 'of the model or of SRC')
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     model.backbone.init_cfg = None
     initialize(model)
     wanted = re.compile('|'.join(f'(?:{pattern})' for pattern in patterns))
@@ -215,7 +218,8 @@ def load_whole(model: nn.Module, state: State, versions: dict | None, source: st
     if lines:
         raise UsageError(
             f'{source} must hold the model of --config, got {shorten("; ".join(lines), 1500)}; use '
-            'the config of that model, or take only its backbone with --part backbone'
+            'the config of that model, leave layers of other classes at their initial values with '
+            '--reinitialize REGEX, or take only the backbone with --part backbone'
         )
     for key in (key for key in own if not key.startswith(tuple(taken))):
         parts['loaded' if key in state else 'converted'].append(key)

@@ -141,8 +141,12 @@ def test_head_of_other_classes(host, tool, refused, config_of, tmp_path, randomi
         state[key] = torch.ones(7, *state[key].shape[1:])
     torch.save(dict(state_dict=state), tmp_path / 'old.pth')
     call = [str(one) for one in (tmp_path / 'old.pth', tmp_path / 'new.pth', '--config', config)]
-    assert f'size mismatch for {new}.weight' in refused(*call)
-    assert "match a key of the model, got 'nothing'" in refused(*call, '--reinitialize', 'nothing')
+    message = refused(*call)
+    assert f'size mismatch for {new}.weight' in message and '--reinitialize REGEX' in message
+    message = refused(*call, '--reinitialize', 'nothing')
+    assert "must match a key of the model or of SRC, got 'nothing'" in message
+    message = refused(*call, '--reinitialize', f'{new}(')
+    assert 'must be regular expressions, got' in message and 'unterminated' in message
     tool.main([*call, '--reinitialize', *{rf'{old}\.', rf'{new}\.(weight|bias)'}])
     assert f'reinitialized: 2: {new}.weight, {new}.bias' in capsys.readouterr().out
     found = torch.load(tmp_path / 'new.pth', weights_only=True)['state_dict']

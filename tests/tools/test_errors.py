@@ -1,5 +1,7 @@
 """Mistakes in configs and files end in one sentence; errors in code keep their traceback."""
 
+import sys
+
 import pytest
 import torch
 from _cli import check_output
@@ -91,6 +93,14 @@ def test_option_for_an_element_that_is_not_there(toy, index):
     option = f'param_scheduler.{index}.factor'
     with pytest.raises(UsageError, match=f'fit the config, .* for .*{option}; elements of lists'):
         toy.train(options=(f'{option}=1',), config=config)
+
+
+def test_package_that_is_missing(toy, monkeypatch):
+    for name in ('torch.utils.tensorboard', 'tensorboardX'):
+        monkeypatch.setitem(sys.modules, name, None)
+    text = "visualizer = dict(type='Visualizer', vis_backends=[dict(type='TensorboardVisBackend')])"
+    with pytest.raises(UsageError, match='got ImportError: .*pip install .*; install it'):
+        toy.train(config=toy.write('c.py', BASE + text))
 
 
 def test_error_in_a_base_names_the_base(toy):

@@ -357,8 +357,11 @@ def test_config_that_a_package_ships(commands):
     cfg = read_config(f'mmtoken::demo/{path.name}', {})
     assert cfg.to_dict() == read_config(str(path), {}).to_dict()
     for name in ('mmtoken::demo/no.py', 'mmtoken::', 'numpy::a/b.py'):
-        with pytest.raises(UsageError, match=f'shipped by a host or by mmtoken, got {name!r}'):
+        with pytest.raises(UsageError, match=f'by a host or by mmtoken, got {name!r}; docs/zoo'):
             read_config(name, {})
+    for name in (f'demo/{path.name[1:]}', path.name, f'vit/{path.stem}'):
+        with pytest.raises(UsageError, match=f'did you mean mmtoken::demo/{path.name}'):
+            read_config(f'mmtoken::{name}', {})
     with pytest.raises(UsageError, match='of an installed package, got .not_installed::a/b.py'):
         read_config('not_installed::a/b.py', {})
 
