@@ -100,7 +100,7 @@ def read_config(path: str, options: dict[str, Any]) -> Config:
         cfg.merge_from_dict(options)
     except ImportError as error:
         rule = f'modules of a config must be importable, got "{error.__context__ or error}"'
-        raise UsageError(f'{rule}; put their folder on PYTHONPATH') from error
+        raise UsageError(f'{rule}; install them, or put their folder on PYTHONPATH') from error
     return cfg
 
 

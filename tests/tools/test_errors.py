@@ -59,7 +59,7 @@ def test_options(toy, options, message):
         (BASE + "custom_imports = ['toy']", 'must be a mapping, not list'),
         (
             BASE + "custom_imports = dict(imports=['nothing'])",
-            'must be importable, got .*noth',
+            'must be importable, got .*noth.*; install them',
         ),
         ('', 'a top-level data_root, got one without'),
         (BASE + "param_scheduler = dict(type='LinearLR', begin=5, end=1)", 'end should be larger'),
