@@ -359,7 +359,7 @@ def test_config_that_a_package_ships(commands):
     for name in ('mmtoken::demo/no.py', 'mmtoken::', 'numpy::a/b.py'):
         with pytest.raises(UsageError, match=f'by a host or by mmtoken, got {name!r}; docs/zoo'):
             read_config(name, {})
-    for name in (f'demo/{path.name[1:]}', path.name, f'vit/{path.stem}'):
+    for name in (f'demo/{path.name[1:]}', path.name, f'other/{path.stem}'):
         with pytest.raises(UsageError, match=f'did you mean mmtoken::demo/{path.name}'):
             read_config(f'mmtoken::{name}', {})
     with pytest.raises(UsageError, match='of an installed package, got .not_installed::a/b.py'):
