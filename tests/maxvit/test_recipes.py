@@ -52,4 +52,6 @@ def test_sizes_and_recipes(name):
 
 
 def test_every_config_is_tested():
-    assert {path.stem for path in FOLDER.glob('*.py')} == set(SIZES)
+    """The classifiers are in ``contracts/test_classifiers.py``."""
+    stems = {path.stem for path in FOLDER.glob('*.py')}
+    assert {stem for stem in stems if not stem.endswith('_in1k')} == set(SIZES)
