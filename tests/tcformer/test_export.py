@@ -106,6 +106,7 @@ class Clusters(torch.nn.Module):
         return found.assign_idx, found.center_idx
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_clusters_are_the_same_in_onnxruntime(tmp_path):
     run = run_in_onnxruntime(Clusters(), torch.randn(2, 96, 16), tmp_path)
