@@ -19,6 +19,7 @@ def test_ten_cells_with_outputs():
     assert 'image/png' in NOTEBOOK.read_text(encoding='utf-8')
 
 
+@pytest.mark.slow
 def test_cells_run(monkeypatch, tmp_path, capsys):
     pytest.importorskip('mmpose')
     monkeypatch.chdir(ROOT / 'docs')

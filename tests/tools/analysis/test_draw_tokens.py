@@ -24,6 +24,11 @@ DRAWN = [
     for backbone in room.BACKBONES
     if getattr(room, 'IS_DRAWN', True)
 ]
+TYPES = [backbone['type'] for backbone in DRAWN]
+FIRST_OF_EACH_TYPE = [
+    pytest.param(one, marks=() if TYPES.index(one['type']) == i else pytest.mark.slow)
+    for i, one in enumerate(DRAWN)
+]
 
 
 def names_of_regions(backbone):
@@ -86,7 +91,7 @@ def names(out):
     return sorted(path.name.removeprefix('photo_').removesuffix('.png') for path in out.iterdir())
 
 
-@pytest.mark.parametrize('backbone', DRAWN, ids=smallest_id)
+@pytest.mark.parametrize('backbone', FIRST_OF_EACH_TYPE, ids=smallest_id)
 def test_every_backbone_is_drawn(write_config, backbone, photo, out, capsys):
     draw(write_config(backbone), '--random-weights', photo, out=out)
     shown, warned = capsys.readouterr()
