@@ -10,6 +10,7 @@ from mmtoken.common.layers import (
     to_map,
     to_tokens,
 )
+from parity import check_equal, rand
 from torch import nn
 
 
@@ -56,6 +57,17 @@ def test_conv_mlp_names_and_shape():
         for kind in ('weight', 'bias')
     }
     assert mlp(torch.randn(2, 15, 4), (3, 5)).shape == (2, 15, 4)
+
+
+@pytest.mark.parametrize('drop', [0.0, 0.3])
+def test_conv_mlp_recomputes_what_is_large(drop, randomize, monkeypatch):
+    mlp, norm, x = randomize(ConvMlp(4, 8, drop)).double(), nn.LayerNorm(4).double(), rand(2, 15, 4)
+    results = []
+    for large in (10**6, 0):
+        monkeypatch.setattr('mmtoken.common.memory.LARGE', large)
+        torch.manual_seed(0)
+        results.append(mlp(x, (3, 5), norm))
+    check_equal(*results, {'x': x, **dict(mlp.named_parameters()), **dict(norm.named_parameters())})
 
 
 def test_conv_mlp_sees_neighbours_and_no_further():

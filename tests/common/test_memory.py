@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmtoken.common.layers import Mlp
-from mmtoken.common.memory import ROWS, map_chunks, recompute
+from mmtoken.common.memory import LARGE, ROWS, map_chunks, recompute, recompute_if_large
 from parity import check_equal, rand
 
 
@@ -74,6 +74,15 @@ def test_keeps_the_arguments_alone():
     x, factor = rand(3, 4), rand(20)
     assert kept(lambda: wide(x, factor)) > 2 * 3 * 4 * 20
     assert kept(lambda: recompute(wide, x, factor)) <= x.numel() + factor.numel()
+
+
+def test_large_inputs_only():
+    factor, small, large = rand(2), rand(2, LARGE // 2), rand(1, LARGE + 1)
+    check_equal(recompute_if_large(wide, large, factor), wide(large, factor), dict(factor=factor))
+    assert kept(lambda: recompute_if_large(wide, large, factor)) <= large.numel() + factor.numel()
+    assert kept(lambda: recompute_if_large(wide, small, factor)) == kept(
+        lambda: wide(small, factor)
+    )
 
 
 @pytest.mark.parametrize('random', [False, True])

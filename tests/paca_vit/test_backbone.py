@@ -6,6 +6,7 @@ from mmtoken.common.strict_load import load_state_dict_strict
 from mmtoken.paca_vit import reference
 from mmtoken.paca_vit.layers import PaCaMlp
 from paca_vit.smallest import CLUSTERS, TEACHER, TINY
+from parity import check_equal
 from torch import nn
 
 
@@ -262,6 +263,19 @@ KINDS = dict(
     linear=dict(clustering='linear', share='block'),
     teacher=dict(arch=TEACHER, num_clusters=(4,) * 4),
 )
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_recomputing_changes_nothing(kind, randomize, monkeypatch):
+    model = randomize(build(**KINDS[kind]).double())
+    image, results = torch.randn(2, 3, 37, 52, dtype=torch.float64, requires_grad=True), []
+    for large in (10**6, 0):
+        monkeypatch.setattr('mmtoken.common.memory.LARGE', large)
+        torch.manual_seed(0)
+        results.append(torch.cat([x.flatten() for x in model(image)]))
+    check_equal(*results, {'image': image, **dict(model.named_parameters())})
+
+
 # tests/contracts/test_deployment.py has the other two
 every_kind = pytest.mark.parametrize(
     'arguments', [KINDS['mlp'], KINDS['linear']], ids=['mlp', 'linear']

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import HW, check_range
-from .memory import map_chunks, recompute
+from .memory import LARGE, map_chunks, recompute, recompute_if_large
 
 
 def to_map(x: Tensor, hw: HW) -> Tensor:
@@ -80,7 +80,7 @@ class LayerScale(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between them.
 
-    The output of the GELU is recomputed in the backward pass.
+    A large output of the GELU is recomputed in the backward pass.
 
     Args:
         dim: C.
@@ -95,11 +95,16 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.ratio = hidden_dim / dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return map_chunks(self._forward_chunk, x)
+        keep = torch.compiler.is_compiling() or x.numel() * self.ratio <= LARGE
+        return map_chunks(self._keep if keep else self._recompute, x)
 
-    def _forward_chunk(self, x: Tensor) -> Tensor:
+    def _keep(self, x: Tensor) -> Tensor:
+        return self._activate(self.fc1(x))
+
+    def _recompute(self, x: Tensor) -> Tensor:
         return recompute(self._activate, self.fc1(x))
 
     def _activate(self, hidden: Tensor) -> Tensor:
@@ -109,6 +114,8 @@ class Mlp(nn.Module):
 class ConvMlp(nn.Module):
     """MLP with a 3x3 depthwise convolution between its layers, for tokens on a grid (PVTv2).
 
+    A large output of the GELU is recomputed in the backward pass.
+
     Args:
         dim: C.
         hidden_dim: Channels between the two layers.
@@ -117,6 +124,7 @@ class ConvMlp(nn.Module):
     Shape:
         - x: ``(B, H*W, C)`` in raster order, returned in the same shape.
         - hw: the grid, ``(H, W)``.
+        - norm: applied to ``x`` first; its output, too, is recomputed if it is large.
     """
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
@@ -130,10 +138,21 @@ class ConvMlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
-    def forward(self, x: Tensor, hw: HW) -> Tensor:
-        x = self.fc1(x)
-        x = to_tokens(self.dwconv(to_map(x, hw)))
-        return self.drop(self.fc2(self.drop(self.act(x))))
+    def forward(self, x: Tensor, hw: HW, norm: nn.Module | None = None) -> Tensor:
+        x = self.fc1(x) if norm is None else recompute_if_large(self._expand, x, norm)
+        x = to_tokens(self.mix(to_map(x, hw)))
+        is_random = self.training and self.drop.p > 0
+        return self.drop(recompute_if_large(self._activate, x, is_random=is_random))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Apply the convolution to a map ``(B, hidden_dim, H, W)``."""
+        return self.dwconv(x)
+
+    def _expand(self, x: Tensor, norm: nn.Module) -> Tensor:
+        return self.fc1(norm(x))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return self.fc2(self.drop(self.act(x)))
 
 
 def init_vit_weights(module: nn.Module) -> None:

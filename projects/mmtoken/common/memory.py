@@ -16,6 +16,8 @@ from .recorder import is_recording, is_recording_attention
 
 # Rows of a chunk per thread; with 4 * 96 channels 1.5 MiB
 ROWS = 1024
+# Elements of a result that is worth repeating a cheap operation for; 2 MiB
+LARGE = 2**19
 
 
 def recompute(function: Callable[..., Any], *args: Any, is_random: bool = False) -> Any:
@@ -35,6 +37,19 @@ def recompute(function: Callable[..., Any], *args: Any, is_random: bool = False)
     if is_recording() or not torch.is_grad_enabled():
         return function(*args)
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=is_random)
+
+
+def recompute_if_large(
+    function: Callable[..., Any], x: Tensor, *args: Any, is_random: bool = False
+) -> Any:
+    """``function(x, *args)``, recomputed if ``x`` is large; see :func:`recompute`.
+
+    For small inputs, the bookkeeping takes longer than the memory is worth. A compiler decides by
+    itself what to keep.
+    """
+    if torch.compiler.is_compiling() or x.numel() <= LARGE:
+        return function(x, *args)
+    return recompute(function, x, *args, is_random=is_random)
 
 
 def map_chunks(function: Callable[..., Tensor], *inputs: Tensor, rows: int = ROWS) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..common.attention import multi_head_attention
 from ..common.checks import HW, check_divides, check_int, check_range
+from ..common.memory import recompute_if_large
 from .clustering import ClusterPooling, assign_patches, build_clustering
 
 NORM_EPS = 1e-6
@@ -33,6 +34,7 @@ class PatchToClusterAttention(nn.Module):
         - x: ``(B, N, C)`` in raster order.
         - hw: the grid, ``(H, W)``.
         - assign: ``(B, M, N)`` or None.
+        - norm: applied to ``x`` first; a large output is recomputed in the backward pass.
         - returns: ``(B, N, C)`` and the assignment used (None if M is 0).
     """
 
@@ -68,15 +70,27 @@ class PatchToClusterAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(
-        self, x: Tensor, hw: HW, assign: Tensor | None = None
+        self, x: Tensor, hw: HW, assign: Tensor | None = None, norm: nn.Module | None = None
     ) -> tuple[Tensor, Tensor | None]:
         if self.clustering is not None:
+            x, norm = x if norm is None else norm(x), None  # the clustering keeps it
             assign = assign_patches(self.clustering(x, hw))
-        keys = x if self.pool is None else self.cluster_norm(self.pool(assign, x))
-        q, k, v = self.q(x), self.k(keys), self.v(keys)
+        if norm is None:
+            keys, q = self._read(x, assign)
+        else:
+            keys, q = recompute_if_large(self._read, x, assign, norm)
+        keys = keys if self.pool is None else self.cluster_norm(keys)
+        k, v = self.k(keys), self.v(keys)
         dropout = self.attn_drop if self.training else 0.0
         out = multi_head_attention(q, k, v, self.num_heads, dropout=dropout)
         return self.proj_drop(self.proj(out)), assign
+
+    def _read(
+        self, x: Tensor, assign: Tensor | None, norm: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Clusters ``(B, M, C)``, or all patches, and queries ``(B, N, C)``."""
+        x = x if norm is None else norm(x)
+        return x if self.pool is None else self.pool(assign, x), self.q(x)
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}, num_clusters={self.num_clusters}'

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..common.checks import HW, building, check_choice, check_config
 from ..common.layers import to_map
+from ..common.memory import recompute_if_large
 
 
 def assign_patches(scores: Tensor) -> Tensor:
@@ -40,6 +41,8 @@ class ClusterPooling(nn.Module):
 class ConvClustering(nn.Module):
     """Score patches with a 7x7 depthwise and two 1x1 convolutions.
 
+    Large results after the first are recomputed in the backward pass.
+
     Args:
         dim: C.
         num_clusters: M.
@@ -61,7 +64,13 @@ class ConvClustering(nn.Module):
         )
 
     def forward(self, x: Tensor, hw: HW) -> Tensor:
-        return self.clustering(to_map(x, hw)).flatten(2)
+        mixed = self.clustering[0](to_map(x, hw))
+        return recompute_if_large(self._score, mixed).flatten(2)
+
+    def _score(self, x: Tensor) -> Tensor:
+        for layer in list(self.clustering)[1:]:
+            x = layer(x)
+        return x
 
 
 class MlpClustering(nn.Module):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..common.checks import HW, check_int, check_range
-from ..common.layers import ConvMlp, DropPath, to_map, to_tokens
+from ..common.layers import ConvMlp, DropPath, to_tokens
 from .attention import NORM_EPS, PatchToClusterAttention
 
 
@@ -89,17 +89,13 @@ class PaCaBlock(nn.Module):
     def forward(
         self, x: Tensor, hw: HW, assign: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        out, assign = self.attn(self.norm1_before(x), hw, assign)
+        out, assign = self.attn(x, hw, assign, self.norm1_before)
         x = x + self.drop_path(out)
-        return x + self.drop_path(self.mlp(self.norm2_before(x), hw)), assign
+        return x + self.drop_path(self.mlp(x, hw, self.norm2_before)), assign
 
 
 class PaCaMlp(ConvMlp):
     """:class:`~mmtoken.common.layers.ConvMlp` with a shortcut around its convolution."""
-
-    def forward(self, x: Tensor, hw: HW) -> Tensor:
-        x = to_tokens(self.mix(to_map(self.fc1(x), hw)))
-        return self.drop(self.fc2(self.drop(self.act(x))))
 
     def mix(self, x: Tensor) -> Tensor:
         """``x + dwconv(x)`` as one convolution, which saves passes over the widest map.

@@ -5,7 +5,7 @@ One loop per letter, no batching, no fused kernels, no reordering. Same names an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +51,14 @@ def pool_clusters(assign: Tensor, x: Tensor) -> Tensor:
 
 
 def patch_to_cluster_attention(
-    module: PatchToClusterAttention, x: Tensor, hw: HW, assign: Tensor | None = None
+    module: PatchToClusterAttention,
+    x: Tensor,
+    hw: HW,
+    assign: Tensor | None = None,
+    norm: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention one sample, one head and one patch at a time."""
+    x = x if norm is None else norm(x)
     head_dim = x.shape[-1] // module.num_heads
     outs, assigns = [], []
     for b, patches in enumerate(x):
