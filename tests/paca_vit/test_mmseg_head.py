@@ -13,6 +13,7 @@ pytest.importorskip('mmseg')
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmtoken.paca_vit import PaCaHead
+from mmtoken.paca_vit.benchmark import HeadOnMaps
 
 CHANNELS = [8, 12, 16, 24]
 
@@ -300,3 +301,15 @@ def test_is_found_from_every_registry():
 
     assert ROOT.get('PaCaHead') is PaCaHead is MODELS.get('PaCaHead')
     assert issubclass(PaCaHead, nn.Module)
+
+
+def test_formulation_of_the_benchmark_is_the_same_function(randomize):
+    ours = randomize(HeadOnMaps()).double().eval()
+    theirs = HeadOnMaps(resize_first=True).double().eval()
+    theirs.load_state_dict(ours.state_dict())
+    x, results = torch.randn(2, 512, 9, 11, dtype=torch.float64), []
+    for model in (ours, theirs):
+        out = model(x)
+        results.append((out, *torch.autograd.grad(out.square().sum(), model.parameters())))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-6)

@@ -5,35 +5,57 @@ the other checkout's ``mmtoken``, but times with this checkout's ``timing.py``.
 """
 
 import importlib.util
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from _parts import build_nodes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def unpack(commit: str) -> TemporaryDirectory:
+    """The files of a commit; ValueError if git does not have it."""
+    git = ['git', '-C', str(ROOT), 'archive', '--format=tar', commit]
+    found = subprocess.run(git, capture_output=True)
+    if found.returncode:
+        raise ValueError(
+            f'--checkout must be a folder or a commit of this repository, got {commit!r}; '
+            f'git says {found.stderr.decode(errors="replace").strip()!r}'
+        )
+    folder = TemporaryDirectory(prefix=f'mmtoken-{commit}-')
+    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
+        archive.extractall(folder.name, filter='data')
+    return folder
 
 
 class OtherCheckout:
     """A :class:`TimedModel` of another checkout.
 
     Args:
-        folder: The checkout; its package is in ``projects``.
+        folder: The checkout, or a commit of this one; the package is in ``projects``.
         nodes: Names and configs of the modules that run one after the other.
         scope: Default scope of the config.
         options: The arguments of ``TimedModel`` after the model.
     """
 
     def __init__(
-        self, folder: Path, nodes: dict[str, dict], scope: str, options: tuple[Any, ...]
+        self, folder: str, nodes: dict[str, dict], scope: str, options: tuple[Any, ...]
     ) -> None:
+        self.unpacked = None if Path(folder).is_dir() else unpack(folder)
+        folder = Path(self.unpacked.name if self.unpacked else folder)
         if not (folder / 'projects' / 'mmtoken').is_dir():
             raise ValueError(
                 f'--checkout needs a folder with projects/mmtoken, got {str(folder)!r}'
             )
-        timing = Path(__file__).resolve().parents[2] / 'projects/mmtoken/analysis/timing.py'
+        timing = ROOT / 'projects/mmtoken/analysis/timing.py'
         self.connection, theirs = Pipe()
         fd = theirs.fileno()
         self.folder = folder
@@ -60,6 +82,8 @@ class OtherCheckout:
         """End the other process."""
         self.connection.close()
         self.process.wait()
+        if self.unpacked:
+            self.unpacked.cleanup()
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         """Take weights; ValueError if they do not fit."""

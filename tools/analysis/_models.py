@@ -74,7 +74,9 @@ def build_part(cfg: Config, part: str) -> nn.Module:
 
 
 def image_channels(model: nn.Module) -> int:
-    """Channels of the images that a model takes: those of its first convolution."""
+    """Channels of the images that a model takes: it says so, or those of its first convolution."""
+    if hasattr(model.backbone, 'image_channels'):
+        return model.backbone.image_channels
     convs = (m for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
     return next((conv.in_channels for conv in convs), 3)
 

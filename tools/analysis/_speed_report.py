@@ -37,16 +37,19 @@ def format_results(by_name: dict[str, dict[str, Any]]) -> str:
     return '\n'.join(lines)
 
 
+def exponent(shapes: list[tuple[int, int]], results: list[Found], kind: str, name: str) -> float:
+    """The power of the number of pixels with which the CPU time of a row grows."""
+    times = [summary(found[kind][name]).cpu_median for found in results]
+    return growth([height * width for height, width in shapes], times)
+
+
 def format_growth(shapes: list[tuple[int, int]], results: list[Found]) -> str:
     """Exponents of the CPU time of each row over the number of pixels."""
-    pixels = [height * width for height, width in shapes]
-    lines = []
-    for kind, rows in results[0].items():
-        for name in rows:
-            times = [summary(found[kind][name]).cpu_median for found in results]
-            power = growth(pixels, times)
-            lines.append(f'{KINDS[kind]}, {name}: CPU time ~ pixels^{power:.2f}')
-    return '\n'.join(lines)
+    return '\n'.join(
+        f'{KINDS[kind]}, {name}: CPU time ~ pixels^{exponent(shapes, results, kind, name):.2f}'
+        for kind, rows in results[0].items()
+        for name in rows
+    )
 
 
 def draw_times(path: Path, shapes: list[tuple[int, int]], results: list[Found]) -> None:

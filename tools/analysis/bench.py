@@ -2,8 +2,10 @@
 
 python tools/analysis/bench.py configs/benchmarks.yml [--only WORD] [--rounds N] [--json FILE]
 
-An entry has a title, the arguments of compare_speed.py, and the largest ratio to the first row that
-each call of a row may take: of CPU time, or of memory where the name of the call ends in memory.
+An entry has a title, the arguments of compare_speed.py, at most so many ``rounds``, and for calls
+of rows (``forward``, ``train``) a target, or none: a number is the most that is allowed, '>= 1.8'
+the least. The CPU time is that of the first row; ``forward memory`` is the ratio of the peaks,
+``forward MiB`` the peak itself, and ``forward growth`` the exponent over the number of pixels.
 """
 
 import argparse
@@ -15,9 +17,10 @@ import _models
 import compare_speed
 import mmengine
 from _models import UsageError
-from _speed_report import summary
+from _speed_report import Found, exponent, summary
 
-CALLS = ('forward', 'train', 'forward memory', 'train memory')
+KINDS, MEASURES = ('forward', 'train'), ('', 'memory', 'MiB', 'growth')
+CALLS = tuple(f'{kind} {measure}'.strip() for measure in MEASURES for kind in KINDS)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,19 +34,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def ratios(found: dict[str, Any], targets: dict[str, dict[str, float]]) -> list[tuple]:
-    """Row, call, ratio to the first row, and target, for every target of an entry."""
-    lines = []
-    for row, calls in targets.items():
-        for call, target in calls.items():
-            kind, _, is_memory = call.partition(' ')
-            first, *_ = found[kind].values()
-            if is_memory:
-                ratio = found[kind][row]['peak_bytes'] / first['peak_bytes']
-            else:
-                ratio = summary(found[kind][row]).ratio(summary(first), 'cpu')
-            lines.append((row, call, ratio, target))
-    return lines
+def value(shapes: list[tuple[int, int]], results: list[Found], row: str, call: str) -> float:
+    """What a target is about; of the first shape unless it is the growth."""
+    kind, _, measure = call.partition(' ')
+    if measure == 'growth':
+        return exponent(shapes, results, kind, row)
+    first, *_ = results[0][kind].values()
+    found = results[0][kind][row]
+    if not measure:
+        return summary(found).ratio(summary(first), 'cpu')
+    return found['peak_bytes'] / (2**20 if measure == 'MiB' else first['peak_bytes'])
+
+
+def is_met(number: float, target: str | float) -> bool:
+    """Whether a number is at most the target, or at least '>= target'."""
+    text = str(target)
+    return number >= float(text[2:]) if text.startswith('>=') else number <= float(text)
+
+
+def check(entry: dict[str, Any]) -> None:
+    """UsageError if an entry asks for something else than is measured."""
+    unknown = {call for calls in entry['targets'].values() for call in calls} - {*CALLS}
+    if unknown:
+        raise UsageError(f'targets must be of {CALLS}, got {sorted(unknown)}')
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,22 +65,26 @@ def main(argv: list[str] | None = None) -> None:
     entries = [entry for entry in mmengine.load(args.list) if args.only in entry['title']]
     if not entries:
         raise UsageError(f'--only must be part of a title in {args.list}, got {args.only!r}')
-    table, numbers = [], {}
     for entry in entries:
-        unknown = {call for calls in entry['targets'].values() for call in calls} - {*CALLS}
-        if unknown:
-            raise UsageError(f'targets must be of {CALLS}, got {sorted(unknown)}')
-        print(f'\n== {entry["title"]}')
-        options = [*shlex.split(entry['run']), '--rounds', str(args.rounds)]
-        (numbers[entry['title']],) = compare_speed.main(options)
-        table += [
-            (entry['title'], *line) for line in ratios(numbers[entry['title']], entry['targets'])
-        ]
-    print('\n| what | row | call | ratio to the first row | target | met |')
+        check(entry)
+    lines, numbers = [], {}
+    for entry in entries:
+        title = entry['title']
+        print(f'\n== {title}', flush=True)
+        rounds = min(args.rounds, entry.get('rounds', args.rounds))
+        words = [*shlex.split(entry['run']), '--rounds', str(rounds)]
+        results = compare_speed.main(words)
+        shapes = compare_speed.parse_args(words).shape
+        numbers[title] = {'x'.join(map(str, s)): found for s, found in zip(shapes, results)}
+        for row, calls in entry['targets'].items():
+            for call, target in calls.items():
+                number = value(shapes, results, row, call)
+                met = '' if target is None else 'yes' if is_met(number, target) else 'no'
+                shown = f'{number:.0f}' if call.endswith('MiB') else f'{number:.2f}'
+                lines.append(f'| {title} | {row} | {call} | {shown} | {target or ""} | {met} |')
+    print('\n| what | row | call | measured | target | met |')
     print('| --- | --- | --- | --- | --- | --- |')
-    for title, row, call, ratio, target in table:
-        met = 'yes' if ratio <= target else 'no'
-        print(f'| {title} | {row} | {call} | {ratio:.2f} | {target} | {met} |')
+    print('\n'.join(lines))
     if args.json:
         mmengine.dump(numbers, args.json, 'json', indent=2)
 

@@ -5,13 +5,14 @@ python tools/analysis/compare_speed.py CONFIG --shape H W --variant NAME KEY=VAL
 python tools/analysis/compare_speed.py CONFIG --shape H W --part backbone --checkout DIR --compile
 python tools/analysis/compare_speed.py --shape H W --backbone NAME TYPE KEY=VALUE ... --backbone ...
 
-A variant is the first row with other options; ``--checkout`` and ``--compile`` add the first row
-with the code of another checkout, and compiled. These two claim to compute the same: they get the
-weights of the first, and nothing is timed unless the outputs agree. --check-parity demands that of
-all rows. With several --shape, times are fitted by a power of the number of pixels.
+A variant is the first row with other options; ``--checkout`` (a folder or a commit) and
+``--compile`` add the first row with other code, and compiled. These two claim to compute the same:
+they get the weights of the first, and nothing is timed unless the outputs agree. --check-parity
+demands that of all rows. With several --shape, times are fitted by a power of the number of pixels.
 """
 
 import argparse
+import importlib
 import platform
 import re
 from pathlib import Path
@@ -44,8 +45,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--backbone', **many, metavar='NAME', help=text)
     text = 'NAME KEY=VALUE ...: the first row with these options; may be repeated'
     add('--variant', **many, metavar='NAME', help=text)
-    text = 'the first row with the code of the checkout in this folder; may be repeated'
-    add('--checkout', action='append', type=Path, default=[], metavar='DIR', help=text)
+    text = 'the first row with the code of this commit, or the checkout in DIR; may be repeated'
+    add('--checkout', action='append', default=[], metavar='DIR', help=text)
+    text = 'a Python module that registers more backbones; may be repeated'
+    add('--import', action='append', default=[], metavar='MODULE', dest='imports', help=text)
     add('--compile', action='store_true', help='the first row, compiled as one graph')
     _models.add_measuring_options(parser, several=True)
     add('--batch', type=at_least(1), default=1, help='images per call (1)')
@@ -94,6 +97,8 @@ def build_rows(args: argparse.Namespace) -> Rows:
     """Name to what is timed, in the order of the command line."""
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         raise UsageError(f'--device {args.device} needs a GPU, got none; use --device cpu')
+    for name in args.imports:
+        importlib.import_module(name)
     wanted = wanted_rows(args)
     if len(wanted) + len(args.checkout) + args.compile < 2 or not wanted:
         given = [name for name, *_ in wanted]
@@ -115,7 +120,7 @@ def build_rows(args: argparse.Namespace) -> Rows:
         add(name, build(*about))
     first = wanted[0][1:]
     for folder in args.checkout:
-        add(folder.resolve().name, OtherCheckout(folder, *first, options))
+        add(Path(folder).resolve().name, OtherCheckout(folder, *first, options))
     if args.compile:
         add(f'{wanted[0][0]}, compiled', build(*first, compiled=True))
     return rows

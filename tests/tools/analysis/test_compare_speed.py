@@ -1,9 +1,11 @@
 import json
 import re
+from pathlib import Path
 
 import compare_speed
 import pytest
 import torch
+from _checkouts import ROOT, unpack
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -78,8 +80,17 @@ def test_another_checkout_is_a_row(tmp_path, capsys):
     compare_speed.main([*FAST, *OLD_AND_NEW, *same, '--part', 'backbone', '--train'])
     text = capsys.readouterr().out
     assert 'with its weights: old 0\n' in text and len(re.findall(r'^old  ', text, re.M)) == 2
-    with pytest.raises(ValueError, match=r"needs a folder with projects/mmtoken, got '.*nowhere'"):
+    with pytest.raises(ValueError, match=r"a folder or a commit .*, got '.*nowhere'; git says"):
         compare_speed.main([*FAST, *OLD_AND_NEW, '--checkout', str(tmp_path / 'nowhere')])
+    with pytest.raises(ValueError, match='needs a folder with projects/mmtoken, got '):
+        compare_speed.main([*FAST, *OLD_AND_NEW, '--checkout', str(tmp_path)])
+
+
+@pytest.mark.skipif(not (ROOT / '.git').exists(), reason='there are no commits')
+def test_a_commit_is_unpacked():
+    with unpack('HEAD') as folder:
+        assert (Path(folder) / 'projects/mmtoken/__init__.py').is_file()
+    assert not Path(folder).exists()
 
 
 @pytest.mark.slow  # a process for each
