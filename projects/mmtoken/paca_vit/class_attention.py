@@ -100,13 +100,13 @@ def attend_to_classes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         ``(B, C, H, W)``.
     """
+    if q.device.type == 'cpu' or is_recording_attention():
+        # the fused kernel of a CPU needs a copy of the map
+        weights = (k @ q.flatten(2)).softmax(1)  # B K N
+        record_attention(weights.transpose(1, 2)[:, None])
+        return (v.transpose(1, 2) @ weights).view_as(q)
     queries, k, v = to_tokens(q)[:, None], k[:, None], v[:, None]  # B 1 N C, B 1 K C
-    if is_recording_attention():
-        weights = (queries @ k.transpose(2, 3)).softmax(-1)
-        record_attention(weights)
-        out = weights @ v
-    else:
-        out = F.scaled_dot_product_attention(queries, k, v, scale=1.0)
+    out = F.scaled_dot_product_attention(queries, k, v, scale=1.0)
     return to_map(out[:, 0], tuple(q.shape[2:]))
 
 

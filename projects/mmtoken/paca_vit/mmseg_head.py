@@ -28,6 +28,7 @@ from ..common.checks import (
     check_shape,
     count_entries,
 )
+from ..common.memory import recompute_if_large
 from ..common.strict_load import StrictInitModule, check_init_cfg
 from ..common.tracing import as_one_call
 from .class_attention import ClassAttention, ClassPooling, project_levels
@@ -188,7 +189,9 @@ class PaCaHead(StrictInitModule, BaseDecodeHead):
         scores = self.clustering[1](features)  # B K H W
         tokens = self.pool(levels, scores)  # B K C
         k, v = (branch(tokens)[..., 0].transpose(1, 2) for branch in (self.k, self.v))
-        return self.cls_seg(self.proj(self.attend(q, k, v))), scores
+        x = self.proj(self.attend(q, k, v))
+        is_random = self.training and self.dropout is not None
+        return recompute_if_large(self.cls_seg, x, is_random=is_random), scores
 
     def _select(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if len(inputs) <= max(self.in_index):
