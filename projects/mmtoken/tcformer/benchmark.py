@@ -20,7 +20,7 @@ class TokenProducts(nn.Module):
     image_channels = 128
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = to_tokens(x)
+        tokens = to_tokens(x).contiguous()
         return tokens @ tokens.transpose(1, 2)
 
 
@@ -35,7 +35,7 @@ class TokenClusters(nn.Module):
     image_channels = 128
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = to_tokens(x)
+        tokens = to_tokens(x).contiguous()
         return cluster_dpc_knn(tokens, tokens.shape[1] // 4).center_score
 
 
