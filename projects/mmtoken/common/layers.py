@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import HW, check_range
-from .memory import LARGE, map_chunks, recompute, recompute_if_large
+from .memory import is_worth_recomputing, map_chunks, recompute, recompute_if_large
 
 
 def to_map(x: Tensor, hw: HW) -> Tensor:
@@ -98,8 +98,8 @@ class Mlp(nn.Module):
         self.ratio = hidden_dim / dim
 
     def forward(self, x: Tensor) -> Tensor:
-        keep = torch.compiler.is_compiling() or x.numel() * self.ratio <= LARGE
-        return map_chunks(self._keep if keep else self._recompute, x)
+        is_large = is_worth_recomputing(x.numel() * self.ratio)
+        return map_chunks(self._recompute if is_large else self._keep, x)
 
     def _keep(self, x: Tensor) -> Tensor:
         return self._activate(self.fc1(x))

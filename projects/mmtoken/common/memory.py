@@ -39,17 +39,22 @@ def recompute(function: Callable[..., Any], *args: Any, is_random: bool = False)
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=is_random)
 
 
+def is_worth_recomputing(num_elements: float) -> bool:
+    """Whether to repeat a cheap operation in the backward pass rather than keep its result.
+
+    For small results, the bookkeeping takes longer than the memory is worth. A compiler decides by
+    itself what to keep.
+    """
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and num_elements > LARGE
+
+
 def recompute_if_large(
     function: Callable[..., Any], x: Tensor, *args: Any, is_random: bool = False
 ) -> Any:
-    """``function(x, *args)``, recomputed if ``x`` is large; see :func:`recompute`.
-
-    For small inputs, the bookkeeping takes longer than the memory is worth. A compiler decides by
-    itself what to keep.
-    """
-    if torch.compiler.is_compiling() or x.numel() <= LARGE:
-        return function(x, *args)
-    return recompute(function, x, *args, is_random=is_random)
+    """``function(x, *args)``, recomputed if ``x`` is large; see :func:`recompute`."""
+    if is_worth_recomputing(x.numel()):
+        return recompute(function, x, *args, is_random=is_random)
+    return function(x, *args)
 
 
 def map_chunks(function: Callable[..., Tensor], *inputs: Tensor, rows: int = ROWS) -> Tensor:
