@@ -31,7 +31,7 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) MMTOKEN_CONFIGS='$(CONFIGS)' \
 help:
 	@echo 'make demo    train, evaluate and draw a small pose estimator'
 	@echo '             (TASK=detection: a Mask R-CNN, TASK=segmentation: a segmentor)'
-	@echo 'make test    run the fast tests, in about 6 minutes (JOBS=2 THREADS=1)'
+	@echo 'make test    run the fast tests, in about 8 minutes (JOBS=2 THREADS=1)'
 	@echo '             (CONFIGS=PAPER: only tests/PAPER and the contracts, for its configs)'
 	@echo 'make check   format, lint, documented arguments, then the fast tests'
 	@echo 'make bench   our backbones next to plain ones: time, memory, multiply-adds (THREADS=1)'
