@@ -177,6 +177,24 @@ def test_autocast_stays_near_float32(name, dtype):
     assert (got[0].float() - want).abs().max() < 0.1
 
 
+@pytest.mark.slow
+def test_trains_compiled_with_inductor(name, randomize):
+    """One graph; outputs and gradients are those of the module, at an odd size.
+
+    In float32, because compiled attention has no gradient in float64 on a CPU (torch 2.12).
+    """
+    model, image = randomize(build(name)).eval(), torch.randn(2, 3, 70, 91)
+
+    def step(call):
+        model.zero_grad()
+        maps = call(image)
+        sum(feature_map.square().mean() for feature_map in maps).backward()
+        return maps, {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+
+    want, got = step(model), step(torch.compile(model, fullgraph=True))
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_model_runs(name, dtype):
     model = build(name).to(dtype).eval()

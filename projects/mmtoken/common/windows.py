@@ -73,7 +73,8 @@ def window_order(hw: HW, window_size: int, shift: int, device: torch.device) -> 
     """Order of a map of ``hw``, rolled up and to the left by ``shift`` after padding."""
     (height, width), grid = hw, window_grid(hw, window_size)
     rows, cols = (torch.arange(count * window_size, device=device) for count in grid)
-    down, across = (rows - shift) % len(rows), (cols - shift) % len(cols)
+    # not (rows - shift) % len(rows): inductor knows no bounds of a remainder of negative numbers
+    down, across = rows.roll(shift), cols.roll(shift)
     window = (down // window_size * grid[1])[:, None] + across // window_size
     inside = (down % window_size * window_size)[:, None] + across % window_size
     places = window * window_size**2 + inside
