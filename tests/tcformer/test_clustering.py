@@ -1,6 +1,6 @@
 import pytest
 import torch
-from mmtoken.tcformer import reference
+from mmtoken.tcformer import clustering, reference
 from mmtoken.tcformer.clustering import cluster_dpc_knn
 from mmtoken.tcformer.parts import cluster_by_parts, grid_parts, part_order, run_parts
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,15 +80,56 @@ def test_rounding_of_the_tokens_breaks_no_tie(neighbors):
     assert all(torch.equal(center_idx, found[0]) for center_idx in found)
 
 
-@pytest.mark.parametrize('neighbors', [1, 2, 5])
-def test_static_shapes_give_the_same_clusters(neighbors):
-    x = torch.randn(2, 600, 4, dtype=torch.float64)  # more than one chunk
+def tokens_with_copies(dtype=torch.float64):
+    """More than one chunk of them."""
+    x = torch.randn(2, 600, 4, dtype=dtype)
     x[1, :170] = x[1, :1]
+    return x
+
+
+@pytest.mark.parametrize('neighbors', [1, 2, 5])
+def test_static_shapes_give_the_same_clusters(neighbors, monkeypatch):
+    """As compiled for a GPU and as exported."""
+    monkeypatch.setattr(clustering, 'is_inside_compile', lambda x: False)
+    x = tokens_with_copies()
     compiled = torch.compile(cluster_dpc_knn, backend='eager', fullgraph=True)
     want, found = cluster_dpc_knn(x, 150, neighbors), compiled(x, 150, neighbors)
     assert torch.equal(found.assign_idx, want.assign_idx)
     assert torch.equal(found.center_idx, want.center_idx)
     torch.testing.assert_close(found.center_score, want.center_score)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, 'is_exporting'), reason='this torch cannot tell it from an export'
+)
+@pytest.mark.parametrize(('num_parts', 'is_masked'), [(1, False), (2, False), (1, True)])
+def test_compiled_for_a_cpu_it_is_one_node_with_the_same_result(num_parts, is_masked):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    x = tokens_with_copies(torch.float32)
+    options = dict(valid=torch.rand(2, 600) > 0.3 if is_masked else None, num_parts=num_parts)
+    found = torch.compile(cluster_dpc_knn, backend=backend, fullgraph=True)(x, 150, **options)
+    want = cluster_dpc_knn(x, 150, **options)
+    assert all(torch.equal(a, b) for a, b in zip(vars(found).values(), vars(want).values()))
+    (graph,) = graphs
+    assert sum('cluster_dpc_knn' in str(node.target) for node in graph.graph.nodes) == 1
+    assert not any('topk' in str(node.target) for node in graph.graph.nodes)
+    arguments = (x, 150, 5, None, *options.values())
+    torch.library.opcheck(torch.ops.mmtoken.cluster_dpc_knn.default, arguments)
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_exported_it_has_operators_of_pytorch_alone(strict):
+    class Assign(torch.nn.Module):
+        def forward(self, x):
+            return cluster_dpc_knn(x, 150).assign_idx
+
+    program = torch.export.export(Assign(), (tokens_with_copies(),), strict=strict)
+    assert not any('mmtoken' in str(node.target) for node in program.graph.nodes)
 
 
 def test_no_tensor_holds_all_pairs():

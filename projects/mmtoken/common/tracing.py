@@ -1,4 +1,4 @@
-"""Tracing by ``torch.fx``, for mmengine's ``efficient_conv_bn_eval``, and for ONNX."""
+"""Who traces a model: ``torch.compile``, an export or ``torch.fx``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ def is_onnx_export() -> bool:
     """Whether ``torch.onnx.export`` traces the model: ONNX lacks some operations and strides."""
     # the second call imports the exporter, so the first one guards it
     return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
+
+
+def is_inside_compile(x: Tensor) -> bool:
+    """Whether ``torch.compile`` traces a CPU tensor for this process, where operators may be ours.
+
+    An exported program has operators of PyTorch alone. In doubt, as with torch 2.4, it is one.
+    """
+    return (
+        hasattr(torch.compiler, 'is_exporting')
+        and torch.compiler.is_compiling()
+        and not is_exporting()
+        and x.device.type == 'cpu'
+    )
 
 
 def check_fixed_size(image: Tensor, reason: str) -> None:

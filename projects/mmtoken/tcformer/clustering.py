@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..common.checks import check_shape
-from ..common.tracing import is_onnx_export
+from ..common.tracing import is_inside_compile, is_onnx_export
 from .bags import flatten_rows
 from .tokens import no_autocast
 
@@ -93,24 +93,61 @@ def cluster_dpc_knn(
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     noise = torch.rand_like(x[..., 0]) * density_noise if density_noise else None
 
+    cluster = _cluster_as_one_node if is_inside_compile(x) else _cluster_in_groups
+    with no_autocast(x):
+        return Clustering(*cluster(x, num_clusters, k, noise, valid, num_parts))
+
+
+def _cluster_in_groups(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    noise: Tensor | None,
+    valid: Tensor | None,
+    num_parts: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three tensors of a :class:`Clustering`; on a CPU, for a few parts of an image at a time.
+
+    Products have the same size whatever the batch: that of one image, or of some of its parts.
+    """
+
     def cluster(at: slice) -> tuple[Tensor, Tensor, Tensor]:
         extras = (None if each is None else each[at] for each in (noise, valid))
         return _cluster(x[at], num_clusters, k, *extras)
 
-    with no_autocast(x):
-        if not _is_eager_cpu(x):
-            return Clustering(*cluster(slice(None)))
-        # products of the same size, whatever the batch: those of one image, or some of its parts
-        most = max(2**20 // num_tokens**2, 1)
-        size = max(n for n in range(1, num_parts + 1) if n <= most and num_parts % n == 0)
-        groups = [cluster(slice(i, i + size)) for i in range(0, max(len(x), 1), size)]
-    return Clustering(*map(torch.cat, zip(*groups)))
+    if not _is_eager_cpu(x):
+        return cluster(slice(None))
+    most = max(2**20 // x.shape[1] ** 2, 1)
+    size = max(n for n in range(1, num_parts + 1) if n <= most and num_parts % n == 0)
+    groups = [cluster(slice(i, i + size)) for i in range(0, max(len(x), 1), size)]
+    assign_idx, center_idx, score = map(torch.cat, zip(*groups))
+    return assign_idx, center_idx, score
+
+
+# A node whose inside is not compiled: values may decide about shapes, as in eager mode
+_cluster_as_one_node = torch.library.custom_op(
+    'mmtoken::cluster_dpc_knn',
+    _cluster_in_groups,
+    mutates_args=(),
+    device_types='cpu',
+    schema='(Tensor x, SymInt num_clusters, SymInt k, Tensor? noise, Tensor? valid, '
+    'SymInt num_parts) -> (Tensor, Tensor, Tensor)',
+)
+
+
+@_cluster_as_one_node.register_fake
+def _shapes_of_clusters(
+    x: Tensor, num_clusters: int, *_: Tensor | int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    index = x.new_empty(x.shape[:2], dtype=torch.long)
+    per_cluster = x.new_empty((len(x), num_clusters))
+    return index, per_cluster.long(), per_cluster
 
 
 def _cluster(
     x: Tensor, num_clusters: int, k: int, noise: Tensor | None, valid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The three tensors of a :class:`Clustering`."""
+    """As :func:`_cluster_in_groups`, at once."""
     floor = 16 * torch.finfo(x.dtype).eps * x.square().mean((1, 2))[:, None, None]  # B 1 1
     # moving the mean to the origin changes no distance and keeps products accurate
     x = (x - x.mean(1, keepdim=True)) / x.shape[-1] ** 0.5
