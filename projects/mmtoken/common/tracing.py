@@ -1,4 +1,4 @@
-"""Who traces a model: ``torch.compile``, an export or ``torch.fx``."""
+"""What traces a model: ``torch.compile``, an export or ``torch.fx``."""
 
 from __future__ import annotations
 
