@@ -20,6 +20,8 @@ RIVALS = 'mmengine mmcv mmcv-lite mmdet mmsegmentation opencv-python opencv-cont
 RIVALS += 'onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation '
 RIVALS += 'mmpretrain onedl-mmpretrain'
 HOSTS = 'mmpose, mmdet, mmseg, mmpretrain, mmcv.ops, mmtoken'
+# mmengine's formatter: its first import writes a cache, of which a second process may read half
+CACHING = 'yapf.yapflib.yapf_api'
 STAMP = Path(sys.prefix, 'mmtoken-setup.stamp')
 
 
@@ -56,7 +58,7 @@ def set_up(root: Path, requirements: str) -> None:
             install_compiled(package, pins)
         print(f'set-up: installing mmtoken from {root}, editable; importing {HOSTS}')
         run(*PIP, 'install', *wheels.OPTIONS, '-e', root)
-        run(sys.executable, '-I', '-c', f'import {HOSTS}')
+        run(sys.executable, '-I', '-c', f'import {HOSTS}, {CACHING}')
         STAMP.write_text(stamp)
 
 

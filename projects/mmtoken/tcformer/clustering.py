@@ -140,7 +140,7 @@ def _shapes_of_clusters(
     x: Tensor, num_clusters: int, *_: Tensor | int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     index = x.new_empty(x.shape[:2], dtype=torch.long)
-    per_cluster = x.new_empty((len(x), num_clusters))
+    per_cluster = x.new_empty((x.shape[0], num_clusters))
     return index, per_cluster.long(), per_cluster
 
 
