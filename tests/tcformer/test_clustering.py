@@ -90,7 +90,7 @@ def tokens_with_copies(dtype=torch.float64):
 @pytest.mark.parametrize('neighbors', [1, 2, 5])
 def test_static_shapes_give_the_same_clusters(neighbors, monkeypatch):
     """As compiled for a GPU and as exported."""
-    monkeypatch.setattr(clustering, 'is_inside_compile', lambda x: False)
+    monkeypatch.setattr(clustering, 'is_compiled_for_cpu', lambda x: False)
     x = tokens_with_copies()
     compiled = torch.compile(cluster_dpc_knn, backend='eager', fullgraph=True)
     want, found = cluster_dpc_knn(x, 150, neighbors), compiled(x, 150, neighbors)

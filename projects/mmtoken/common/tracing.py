@@ -20,8 +20,8 @@ def is_onnx_export() -> bool:
     return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
 
 
-def is_inside_compile(x: Tensor) -> bool:
-    """Whether ``torch.compile`` traces a CPU tensor for this process, where operators may be ours.
+def is_compiled_for_cpu(x: Tensor) -> bool:
+    """Whether ``torch.compile`` traces ``x``, on a CPU, for this process: operators may be ours.
 
     An exported program has operators of PyTorch alone. In doubt, as with torch 2.4, it is one.
     """

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..common.checks import check_shape
-from ..common.tracing import is_inside_compile, is_onnx_export
+from ..common.tracing import is_compiled_for_cpu, is_onnx_export
 from .bags import flatten_rows
 from .tokens import no_autocast
 
@@ -93,7 +93,7 @@ def cluster_dpc_knn(
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     noise = torch.rand_like(x[..., 0]) * density_noise if density_noise else None
 
-    cluster = _cluster_as_one_node if is_inside_compile(x) else _cluster_in_groups
+    cluster = _cluster_as_one_node if is_compiled_for_cpu(x) else _cluster_in_groups
     with no_autocast(x):
         return Clustering(*cluster(x, num_clusters, k, noise, valid, num_parts))
 
