@@ -61,3 +61,17 @@ def test_order_is_to_pad_roll_and_partition(hw, size, shift):
     back = merge_windows(y.flatten(0, 1), size, padded.shape[1:3]).roll((shift, shift), (1, 2))
     want = back[:, : hw[0], : hw[1]].flatten(1, 2)
     check_equal(join_windows(y, order), want, dict(y=y))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('hw', [(17, 20), (14, 14)])
+@torch.no_grad()
+def test_shifted_windows_compile_with_inductor(hw):
+    """Without gradients, because the indices are fused differently with them."""
+
+    def there_and_back(x):
+        order = window_order(hw, 7, 3, x.device)
+        return join_windows(2 * cut_windows(x, order), order)
+
+    x = torch.randn(2, hw[0] * hw[1], 8)
+    torch.testing.assert_close(torch.compile(there_and_back, fullgraph=True)(x), 2 * x)
